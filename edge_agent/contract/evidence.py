@@ -1,0 +1,72 @@
+"""The evidence that admits a snapshot, and the bundle that carries it in a file; verifying it is `trust`'s work.
+
+The writer of bundles is the publisher, the reader is whoever offers a snapshot to a device.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta, Struct
+
+from edge_agent.contract import limits
+from edge_agent.contract.errors import Rejected
+from edge_agent.contract.reasons import Reason
+
+Metadata = Annotated[bytes, Meta(max_length=limits.METADATA_BYTES_MAX)]
+
+
+class Evidence(Struct, frozen=True):
+    """Raw signed TUF files, exactly as the publisher wrote them.
+
+    root_chain: the root files after the pinned one, oldest first; may be empty, may also begin with the pinned one.
+    """
+
+    root_chain: Annotated[tuple[Metadata, ...], Meta(max_length=limits.ROOT_CHAIN_MAX)]
+    timestamp: Metadata
+    tuf_snapshot: Metadata
+    targets: Metadata
+
+
+EVIDENCE_BYTES_MAX = 2 * (limits.ROOT_CHAIN_MAX + 3) * limits.METADATA_BYTES_MAX
+
+
+def encode_evidence(evidence: Evidence) -> bytes:
+    """Evidence as one MessagePack value (metadata stays byte for byte what was signed)."""
+    return msgspec.msgpack.encode(evidence)
+
+
+def decode_evidence(raw: bytes) -> Evidence:
+    """Raises Rejected: too_large or malformed."""
+    if len(raw) > EVIDENCE_BYTES_MAX:
+        raise Rejected(f"evidence has {len(raw)} bytes, at most {EVIDENCE_BYTES_MAX}", reason=Reason.TOO_LARGE)
+    try:
+        return msgspec.msgpack.decode(raw, type=Evidence)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise Rejected(f"evidence is malformed: {error}", reason=Reason.MALFORMED) from error
+
+
+# A bundle is a ZIP file with stored (uncompressed) entries of these names, so that `unzip -l` shows what is inside
+# and a device that needs two chunks reads only those two.
+BUNDLE_FORMAT = "holdfast-bundle-1"
+BUNDLE_FORMAT_ENTRY = "FORMAT"
+BUNDLE_MANIFEST_ENTRY = "manifest.json"
+BUNDLE_TIMESTAMP_ENTRY = "metadata/timestamp.json"
+BUNDLE_TUF_SNAPSHOT_ENTRY = "metadata/snapshot.json"
+BUNDLE_TARGETS_ENTRY = "metadata/targets.json"
+
+
+def bundle_root_entry(version: int) -> str:
+    """Entry of the root file with this version; a bundle holds the whole chain from version 1."""
+    return f"metadata/{version}.root.json"
+
+
+def bundle_chunk_entry(sha256: str) -> str:
+    """Entry of one chunk."""
+    return f"chunks/{sha256}"
+
+
+def manifest_target_path(name: str, version: str) -> str:
+    """The TUF target path of a manifest: what the publisher signs, with its length and SHA-256."""
+    return f"manifests/{name}/{version}.json"

@@ -1,0 +1,52 @@
+"""Every bound of Holdfast, with its unit in its name and its reason beside it; no code lives here.
+
+Bounds that an operator may change are defaults of `edge_agent/config.py`, which takes them from here.
+"""
+
+KIB = 1024
+MIB = 1024 * KIB
+GIB = 1024 * MIB
+
+# ---- snapshots and manifests
+CHUNK_BYTES = MIB  # one row of the store: a commit of this size never holds up a fallback
+MANIFEST_BYTES_MAX = 4 * MIB  # 64 hex digits a chunk: enough for about 60 GiB of model
+SNAPSHOT_FILES_MAX = 64  # all descriptors of a load travel in one message (the kernel allows 253)
+SNAPSHOT_BYTES_MAX = 16 * GIB  # larger models do not fit a Jetson's memory
+NAME_CHARS_MAX = 64
+VERSION_CHARS_MAX = 64
+PATH_CHARS_MAX = 200
+TENSORS_MAX = 64  # inputs or outputs of one model; an index fits one byte
+TENSOR_RANK_MAX = 8
+ENGINE_PROFILES_MAX = 8
+GOLDEN_VECTORS_MAX = 256  # a proof is seconds, not minutes
+COMPATIBLE_MAX = 64
+RELEASE_MAX = 2**53 - 1  # integers beyond are not the same in every JSON reader
+
+# ---- signed metadata
+METADATA_BYTES_MAX = MIB  # one TUF role file
+ROOT_CHAIN_MAX = 64  # root rotations that one device may walk at once
+
+# ---- documents between device and cloud
+ASSIGNMENT_BYTES_MAX = 256 * KIB
+REPORT_BYTES_MAX = 64 * KIB
+PRESENCE_BYTES_MAX = 16 * KIB
+MODELS_PER_DEVICE_MAX = 64
+MUST_UNDERSTAND_MAX = 32
+JSON_DEPTH_MAX = 32  # deeper is an attack on the parser, not a document
+DETAIL_CHARS_MAX = 500  # free text in a report or a log line
+
+# ---- bundles (a file made by the publisher, read by whoever offers it)
+BUNDLE_ENTRIES_MAX = 20_000  # metadata, one manifest, its chunks (16 GiB / 1 MiB = 16,384)
+
+# ---- lifecycle
+QUARANTINE_RECORDS_MAX = 32  # per model; the oldest go first
+JOURNAL_ENTRIES_MAX = 10_000  # about two years of a weekly update with its damage and repairs
+OUTBOX_REPORTS_MAX = 10_000
+CRASH_WINDOW_S = 60.0  # worker deaths within this time are one story
+CRASH_EVIDENCE_MIN = 3  # crashes (by at least two different requests) that make a crash loop
+SNAPSHOTS_PER_MODEL_MAX = 8  # retention keeps active, last good, candidate, factory, then the newest
+
+# ---- control sockets of the runtime
+ADMIN_CONNECTIONS_MAX = 16
+OFFER_IDLE_S = 30.0  # an offering client that says nothing for so long is cut off
+ADMIN_REQUEST_S = 60.0
