@@ -5,7 +5,7 @@ What a reason leads to is decided in `core`; the longer text for people is docs/
 
 from __future__ import annotations
 
-from enum import Enum, StrEnum
+from enum import StrEnum
 
 
 class Blame(StrEnum):
@@ -17,8 +17,19 @@ class Blame(StrEnum):
     DECLINED = "declined"  # could not be done now: not a failure of the snapshot
 
 
-class Reason(Enum):
-    """value = the word in documents and logs; blame, log_line (one sentence), next_step (one sentence)."""
+class Reason(StrEnum):
+    """The word in documents, logs and metrics; with its blame, its log line and its next step (a sentence each)."""
+
+    blame: Blame
+    log_line: str
+    next_step: str
+
+    def __new__(cls, word: str, blame: Blame, log_line: str, next_step: str) -> Reason:
+        """As http.HTTPStatus does it: the value is the word alone, the rest are attributes."""
+        reason = str.__new__(cls, word)
+        reason._value_ = word
+        reason.blame, reason.log_line, reason.next_step = blame, log_line, next_step
+        return reason
 
     # ---- what a snapshot is quarantined or refused for
     SIGNATURE = (
@@ -227,25 +238,3 @@ class Reason(Enum):
         "a newer wish for this model took its place",
         "Nothing to do",
     )
-
-    def __init__(self, word: str, blame: Blame, log_line: str, next_step: str) -> None:
-        self.word = word
-        self.blame = blame
-        self.log_line = log_line
-        self.next_step = next_step
-
-    @property
-    def value(self) -> str:  # type: ignore[override]
-        """The word alone: what documents, logs and metrics carry."""
-        return self.word
-
-    def __str__(self) -> str:
-        return self.word
-
-
-_BY_WORD = {reason.word: reason for reason in Reason}
-
-
-def reason_from_word(word: str) -> Reason:
-    """The reason with this word. Raises KeyError for a word that this version does not know."""
-    return _BY_WORD[word]
