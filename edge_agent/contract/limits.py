@@ -37,6 +37,10 @@ DETAIL_CHARS_MAX = 500  # free text in a report or a log line
 
 # ---- bundles (a file made by the publisher, read by whoever offers it)
 BUNDLE_ENTRIES_MAX = 20_000  # metadata, one manifest, its chunks (16 GiB / 1 MiB = 16,384)
+BUNDLE_NAME_BYTES_MAX = 128  # the longest name, of a chunk, has 71
+BUNDLE_DIRECTORY_BYTES_MAX = 8 * MIB  # the ZIP directory: 20,000 entries of 46 + 71 bytes and a ZIP64 field, with room
+BUNDLE_BYTES_MAX = SNAPSHOT_BYTES_MAX + 128 * MIB  # beside the chunks: 67 metadata files, a manifest, the directory
+BUNDLE_FORMAT_BYTES_MAX = 64  # the entry that says which format this is
 
 # ---- lifecycle
 QUARANTINE_RECORDS_MAX = 32  # per model; the oldest go first
@@ -44,6 +48,7 @@ JOURNAL_ENTRIES_MAX = 10_000  # about two years of a weekly update with its dama
 OUTBOX_REPORTS_MAX = 10_000
 CRASH_WINDOW_S = 60.0  # worker deaths within this time are one story
 CRASH_EVIDENCE_MIN = 3  # crashes (by at least two different requests) that make a crash loop
+CRASHES_REMEMBERED_MAX = 32  # per model; far more than the evidence needs
 SNAPSHOTS_PER_MODEL_MAX = 8  # retention keeps active, last good, candidate, factory, then the newest
 
 # ---- control sockets of the runtime

@@ -1,0 +1,203 @@
+"""The candidate's steps from an offer to its confirmation: the handlers of the candidate table.
+
+What serves meanwhile, and what happens when it fails, is in `serving`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from edge_agent.contract.reasons import Blame, Reason
+from edge_agent.core import events as ev
+from edge_agent.core import serving
+from edge_agent.core.serving import Refusal
+from edge_agent.core.state import Candidate, ModelState, Moment, Phase, Status, with_damage, with_known
+
+
+def offer_begun(state: ModelState, event: ev.OfferBegun, now: Moment) -> ModelState | Refusal:
+    """Somebody offers a snapshot with verified metadata; nothing of it has been loaded yet."""
+    snapshot = event.snapshot
+    record = state.is_quarantined(snapshot.digest)
+    if record and not event.retry:
+        return Refusal(
+            Reason.QUARANTINED, f"{state.model}@{snapshot.version} is quarantined here: {record.reason}"
+        )
+    known = state.find(snapshot.digest)
+    if known and is_repair(state, snapshot.digest):
+        return state  # its missing chunks are taken without a new candidate
+    wanted = state.find(state.wanted)
+    if wanted and wanted.interface != snapshot.interface and not state.settings.allow_interface_change:
+        return Refusal(
+            Reason.INTERFACE_CHANGE,
+            f"{state.model}@{snapshot.version} has interface {snapshot.interface}, {wanted.interface} serves",
+        )
+    phase = Phase.RECEIVED if event.complete else Phase.FETCHING
+    return replace(
+        state if not event.complete else with_known(state, known or snapshot),
+        candidate=Candidate(snapshot, phase, now.unix_ms, previous=state.active),
+        generation=state.generation + (1 if record else 0),
+        probation_ends_s=None,
+    )
+
+
+def is_repair(state: ModelState, digest: str) -> bool:
+    """Whether an offer of this snapshot mends what the device holds, rather than asking for another one to serve."""
+    known = state.find(digest)
+    if known is None:
+        return False
+    return digest in (state.active, state.wanted) or (known.damaged and known.confirmed_unix_ms > 0)
+
+
+def offer_resumed(state: ModelState, event: ev.OfferBegun, now: Moment) -> ModelState | Refusal:
+    """The same offer goes on where it stopped; another one takes its place."""
+    candidate = state.candidate
+    if candidate is None or candidate.digest != event.snapshot.digest:
+        return offer_begun(state, event, now)
+    return _received(state, candidate, now) if event.complete else state
+
+
+def offer_while_busy(state: ModelState, event: ev.OfferBegun, now: Moment) -> ModelState | Refusal:
+    """A candidate is between received and probation: seconds, so the offer waits. A repair is always taken."""
+    candidate = state.candidate
+    same = candidate is not None and candidate.digest == event.snapshot.digest
+    if same or is_repair(state, event.snapshot.digest):
+        return state
+    busy_with = candidate.snapshot.version if candidate else "?"
+    return Refusal(Reason.BUSY, f"{state.model}@{busy_with} is being brought in")
+
+
+def offer_completed(state: ModelState, event: ev.OfferCompleted, now: Moment) -> ModelState | Refusal:
+    """Every chunk arrived and the snapshot is visible in the store."""
+    if state.candidate is None or state.candidate.digest != event.digest:
+        return _stale(state, event)
+    return _received(state, state.candidate, now)
+
+
+def _received(state: ModelState, candidate: Candidate, now: Moment) -> ModelState:
+    return _in_phase(with_known(state, candidate.snapshot), Phase.RECEIVED, now)
+
+
+def offer_abandoned(state: ModelState, event: ev.OfferAbandoned, now: Moment) -> ModelState | Refusal:
+    """Whoever offered it is gone: no candidate any more; chunks are kept for a while."""
+    if state.candidate is None or state.candidate.digest != event.digest:
+        return _stale(state, event)
+    return replace(state, candidate=None)
+
+
+def verify_passed(state: ModelState, event: ev.VerifyPassed, now: Moment) -> ModelState | Refusal:
+    """Evidence and bytes hold on this disk: it may be loaded."""
+    if state.candidate is None or state.candidate.digest != event.digest:
+        return _stale(state, event)
+    return _in_phase(state, Phase.VERIFIED, now)
+
+
+def verify_failed(state: ModelState, event: ev.VerifyFailed, now: Moment) -> ModelState | Refusal:
+    """Evidence or bytes do not hold."""
+    if state.candidate is None or state.candidate.digest != event.digest:
+        return _stale(state, event)
+    return failed(state, event.reason, event.detail, now)
+
+
+def failed(state: ModelState, reason: Reason, detail: str, now: Moment) -> ModelState:
+    """End the candidate: damage and declined reasons leave its name clean, everything else quarantines it."""
+    candidate = state.candidate
+    if candidate is None:
+        return state
+    if reason is Reason.DAMAGE:
+        state = with_damage(state, candidate.digest, damaged=True)
+    elif reason.blame is not Blame.DECLINED:
+        state = serving.quarantine(state, candidate.digest, candidate.snapshot.version, reason, detail, now)
+    state = replace(state, candidate=None, probation_ends_s=None)
+    if candidate.digest in (state.active, state.raising):
+        return serving.descend(replace(state, raising=None), _fallback(reason), now)
+    return state
+
+
+def _fallback(reason: Reason) -> Reason:
+    return reason if reason.blame is Blame.FALLBACK or reason is Reason.PROBATION_CRASH else Reason.LOAD_REFUSED
+
+
+def worker_up_proves(state: ModelState, event: ev.WorkerUp, now: Moment) -> ModelState:
+    """The candidate loaded and reproduced its golden vectors: requests go to it as soon as the front has switched."""
+    candidate = state.candidate
+    state = serving.remember_worker(state, event, now)
+    if candidate is None:
+        return state
+    state = replace(state, candidate=replace(candidate, previous=state.active or candidate.previous))
+    return replace(
+        _in_phase(state, Phase.PROVEN, now),
+        status=Status.UP,
+        active=candidate.digest,
+        active_since_unix_ms=now.unix_ms,
+        raising=None,
+    )
+
+
+def bring_up_failed(state: ModelState, event: ev.BringUpFailed, now: Moment) -> ModelState:
+    """The candidate did not load, or its golden vectors disagree."""
+    if state.live_count(event.digest):
+        return state  # it serves already: only a second worker failed, and is tried again
+    return failed(state, event.reason, event.detail, now)
+
+
+def routed(state: ModelState, event: ev.Routed, now: Moment) -> ModelState:
+    """The front has switched to the candidate: its probation begins."""
+    return begin_probation(state, now)
+
+
+def begin_probation(state: ModelState, now: Moment) -> ModelState:
+    """All requests go to the candidate and it is watched until the given time."""
+    return replace(
+        _in_phase(state, Phase.PROBATION, now),
+        probation_ends_s=now.monotonic_s + state.settings.probation_s,
+    )
+
+
+def worker_up_again(state: ModelState, event: ev.WorkerUp, now: Moment) -> ModelState:
+    """In probation after a restart: the candidate serves again, and its time begins anew."""
+    raised = state.raising == event.digest
+    state = serving.remember_worker(state, event, now)
+    if not raised:
+        return state
+    state = replace(
+        state, status=Status.UP, active=event.digest, raising=None, active_since_unix_ms=now.unix_ms
+    )
+    return begin_probation(state, now)
+
+
+def worker_crashed(state: ModelState, event: ev.WorkerCrashed, now: Moment) -> ModelState:
+    """Crashes on different requests in probation speak against the candidate."""
+    state = serving.note_crash(state, event, now)
+    if not serving.is_crash_loop(state, event.digest):
+        return state
+    return failed(state, Reason.PROBATION_CRASH, "workers crashed on different requests", now)
+
+
+def woke(state: ModelState, event: ev.Woke, now: Moment) -> ModelState:
+    """Confirmed, once probation is over and a worker of the candidate is alive."""
+    candidate = state.candidate
+    if candidate is None or state.probation_ends_s is None or now.monotonic_s < state.probation_ends_s:
+        return serving.woke(state, event, now)
+    if not state.live_count(candidate.digest):
+        return replace(state, probation_ends_s=now.monotonic_s + state.settings.retry_s)
+    known = state.find(candidate.digest) or candidate.snapshot
+    state = with_known(state, replace(known, confirmed_unix_ms=max(now.unix_ms, 1)))
+    return replace(
+        state,
+        candidate=None,
+        wanted=candidate.digest,
+        probation_ends_s=None,
+        fallback_reason=None,
+        refused_rungs=(),
+        retry_at_s=None,
+    )
+
+
+def _in_phase(state: ModelState, phase: Phase, now: Moment) -> ModelState:
+    if state.candidate is None:
+        return state
+    return replace(state, candidate=replace(state.candidate, phase=phase, since_unix_ms=now.unix_ms))
+
+
+def _stale(state: ModelState, event: ev.Event) -> Refusal:
+    return Refusal(Reason.OUT_OF_ORDER, f"{state.model}: {type(event).__name__} is not about the present candidate")

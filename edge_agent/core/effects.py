@@ -1,0 +1,99 @@
+"""What has to be done and told about a change of state, derived from (old, new); no decision is made here."""
+
+from __future__ import annotations
+
+from edge_agent.contract.report import ReportKind
+from edge_agent.core import events as ev
+from edge_agent.core.actions import Action, DropOffer, KeepWorkers, Route, Tell, Verify
+from edge_agent.core.ladder import last_good
+from edge_agent.core.state import ModelState, Phase
+
+
+def effects(old: ModelState, new: ModelState, event: ev.Event) -> tuple[Action, ...]:
+    """Actions for this change, the most urgent first: where requests go, which workers, then the rest."""
+    booted = isinstance(event, ev.Booted)
+    actions: list[Action] = []
+    if booted or _route(old) != _route(new):
+        actions.append(_route(new))
+    wishes = wanted_workers(new)
+    if booted or isinstance(event, ev.WorkerDied) or wishes != wanted_workers(old):
+        actions.append(KeepWorkers(new.model, wishes))
+    entered_received = new.phase is Phase.RECEIVED and (booted or _candidate_step(old) != _candidate_step(new))
+    if entered_received and new.candidate:
+        actions.append(Verify(new.model, new.candidate.digest))
+    if old.phase is Phase.FETCHING and old.candidate and (new.candidate is None or new.candidate.digest != old.candidate.digest):
+        actions.append(DropOffer(new.model, old.candidate.digest))
+    return (*actions, *_told(old, new))
+
+
+def wanted_workers(state: ModelState) -> tuple[str, ...]:
+    """Digests of the workers that should be loaded, the most urgent first; one entry a worker."""
+    wishes: list[str] = []
+    if state.active is not None:
+        wishes.append(state.active)
+    if state.raising is not None:
+        wishes.append(state.raising)
+    if state.candidate is not None and state.phase is Phase.VERIFIED:
+        wishes.append(state.candidate.digest)
+    spare = _spare(state)
+    return (*wishes, spare) if spare is not None else tuple(wishes)
+
+
+def _spare(state: ModelState) -> str | None:
+    """In probation the previous active snapshot; in steady state a second active one; on a damaged disk the last good one.
+
+    A damaged active snapshot cannot be loaded a second time, but a second worker that is loaded already is kept.
+    """
+    if not state.settings.spare or state.active is None:
+        return None
+    if state.candidate_is_active and state.candidate and state.candidate.previous:
+        previous = state.find(state.candidate.previous)
+        if previous and (not previous.damaged or state.live_count(previous.digest)):
+            return previous.digest
+    active = state.find(state.active)
+    if active is None or not active.damaged or state.live_count(state.active) > 1:
+        return state.active
+    good = last_good(state)
+    return good.digest if good and not good.damaged and state.is_quarantined(good.digest) is None else None
+
+
+def _route(state: ModelState) -> Route:
+    return Route(state.model, state.active, state.fallback_reason)
+
+
+def _candidate_step(state: ModelState) -> tuple[str, Phase] | None:
+    return (state.candidate.digest, state.candidate.phase) if state.candidate else None
+
+
+def _told(old: ModelState, new: ModelState) -> list[Tell]:
+    """Facts for the journal and the outbox: every change that an operator would want to read later."""
+    told: list[Tell] = []
+    was_damaged = {known.digest for known in old.known if known.damaged}
+    for known in new.known:
+        if known.damaged != (known.digest in was_damaged):
+            kind = ReportKind.DAMAGE if known.damaged else ReportKind.REPAIRED
+            told.append(Tell(new.model, kind, known.digest, known.version))
+    for record in new.quarantine:
+        if record not in old.quarantine:
+            told.append(
+                Tell(new.model, ReportKind.QUARANTINED, record.digest, record.version, reason=record.reason, detail=record.detail)
+            )
+    if new.candidate and _candidate_step(old) != _candidate_step(new):
+        snapshot = new.candidate.snapshot
+        told.append(Tell(new.model, ReportKind.PHASE, snapshot.digest, snapshot.version, phase=new.phase.value))
+    if old.candidate and new.candidate is None and new.wanted == old.candidate.digest:
+        snapshot = old.candidate.snapshot
+        told.append(Tell(new.model, ReportKind.PHASE, snapshot.digest, snapshot.version, phase="confirmed"))
+    if (old.active, old.status, old.fallback_reason) != (new.active, new.status, new.fallback_reason):
+        active = new.find(new.active)
+        told.append(
+            Tell(
+                new.model,
+                ReportKind.SERVING,
+                new.active,
+                active.version if active else None,
+                phase=new.status.value,
+                reason=new.fallback_reason,
+            )
+        )
+    return told

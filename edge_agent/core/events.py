@@ -1,0 +1,178 @@
+"""Facts that happen to one model slot, as frozen values; what follows from them is decided in `lifecycle`.
+
+`safety` marks facts whose consequences are carried out even when they cannot be persisted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from edge_agent.contract.reasons import Reason
+from edge_agent.core.state import Known, LiveWorker, Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Base of all events; `model` is the slot."""
+
+    model: str
+    safety: ClassVar[bool] = False
+
+
+@dataclass(frozen=True, slots=True)
+class Booted(Event):
+    """The runtime started: the snapshots that verify in the store, and the workers found alive."""
+
+    settings: Settings
+    known: tuple[Known, ...]
+    live: tuple[LiveWorker, ...]
+    safety: ClassVar[bool] = True
+
+
+@dataclass(frozen=True, slots=True)
+class OfferBegun(Event):
+    """Somebody offers a snapshot whose signed metadata and manifest the runtime has verified.
+
+    complete: every chunk is here already. retry: the operator wants a quarantined snapshot tried again.
+    """
+
+    snapshot: Known
+    complete: bool
+    retry: bool
+
+
+@dataclass(frozen=True, slots=True)
+class OfferCompleted(Event):
+    """Every chunk of the offered snapshot is here and it became visible in the store."""
+
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class OfferAbandoned(Event):
+    """The offer ended before it was complete."""
+
+    digest: str
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyPassed(Event):
+    """Evidence and all bytes of the candidate verified on this disk."""
+
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyFailed(Event):
+    """Evidence or bytes of the candidate did not verify."""
+
+    digest: str
+    reason: Reason
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerUp(Event):
+    """A worker has loaded the snapshot from verified bytes and reproduced its golden vectors."""
+
+    worker_id: str
+    digest: str
+    safety: ClassVar[bool] = True
+
+
+@dataclass(frozen=True, slots=True)
+class BringUpFailed(Event):
+    """No worker could be brought up with this snapshot (verification, load or proof)."""
+
+    digest: str
+    reason: Reason
+    detail: str
+    safety: ClassVar[bool] = True
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerDied(Event):
+    """A loaded worker is gone, for whatever cause."""
+
+    worker_id: str
+    digest: str
+    safety: ClassVar[bool] = True
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerCrashed(Event):
+    """A death turned out to be the worker's own fault (signal of the engine, hang); '' = no request at the time."""
+
+    digest: str
+    fingerprint: str
+    safety: ClassVar[bool] = True
+
+
+@dataclass(frozen=True, slots=True)
+class Routed(Event):
+    """Requests go to this snapshot now: the front has said so."""
+
+    digest: str
+    safety: ClassVar[bool] = True
+
+
+@dataclass(frozen=True, slots=True)
+class DamageFound(Event):
+    """Stored bytes of a known snapshot are not what was written."""
+
+    digest: str
+    chunks: int
+    safety: ClassVar[bool] = True
+
+
+@dataclass(frozen=True, slots=True)
+class Repaired(Event):
+    """Every chunk of a damaged snapshot is right again."""
+
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class RollbackAsked(Event):
+    """The operator on the device wants an older snapshot; version None = the last good one."""
+
+    version: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Forgotten(Event):
+    """Retention removed this snapshot from the store."""
+
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Woke(Event):
+    """The time that `wakes_at_s` asked for has come."""
+
+    safety: ClassVar[bool] = True
+
+
+@dataclass(frozen=True, slots=True)
+class AssignmentTaken(Event):
+    """The coordinator's signed wish for this slot."""
+
+    digest: str
+    version: str
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class TrialJudged(Event):
+    """The comparison of candidate and active during a trial has an outcome."""
+
+    digest: str
+    passed: bool
+
+
+EVENT_TYPES: tuple[type[Event], ...] = (
+    Booted, OfferBegun, OfferCompleted, OfferAbandoned, VerifyPassed, VerifyFailed, WorkerUp, BringUpFailed, WorkerDied,
+    WorkerCrashed, Routed, DamageFound, Repaired, RollbackAsked, Forgotten, Woke, AssignmentTaken, TrialJudged,
+)  # fmt: skip
