@@ -70,3 +70,7 @@ def bundle_chunk_entry(sha256: str) -> str:
 def manifest_target_path(name: str, version: str) -> str:
     """The TUF target path of a manifest: what the publisher signs, with its length and SHA-256."""
     return f"manifests/{name}/{version}.json"
+
+
+# A field of ours in the signed part of TUF's targets: {model name: lowest release that may be taken in anywhere}.
+TARGETS_FLOORS_FIELD = "x-holdfast-floors"
