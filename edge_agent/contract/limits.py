@@ -44,6 +44,7 @@ BUNDLE_FORMAT_BYTES_MAX = 64  # the entry that says which format this is
 
 # ---- lifecycle
 QUARANTINE_RECORDS_MAX = 32  # per model; the oldest go first
+REFUSED_OFFERS_MAX = 8  # per model, for the operator's eyes only: a flood must not push out quarantine records
 JOURNAL_ENTRIES_MAX = 10_000  # about two years of a weekly update with its damage and repairs
 OUTBOX_REPORTS_MAX = 10_000
 CRASH_WINDOW_S = 60.0  # worker deaths within this time are one story
@@ -55,3 +56,8 @@ SNAPSHOTS_PER_MODEL_MAX = 8  # retention keeps active, last good, candidate, fac
 ADMIN_CONNECTIONS_MAX = 16
 OFFER_IDLE_S = 30.0  # an offering client that says nothing for so long is cut off
 ADMIN_REQUEST_S = 60.0
+
+# ---- the runtime's executor
+EVENTS_WAITING_MAX = 1_000  # events waiting for a decision; each takes one short transaction
+UNTOLD_MAX = 100  # facts kept in memory for one slot while the disk cannot be written
+WAKE_PAUSE_MAX_S = 5.0  # the executor looks at its deadlines at least this often

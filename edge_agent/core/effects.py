@@ -78,6 +78,11 @@ def _told(old: ModelState, new: ModelState) -> list[Tell]:
             told.append(
                 Tell(new.model, ReportKind.QUARANTINED, record.digest, record.version, reason=record.reason, detail=record.detail)
             )
+    for refused in new.refused_offers:
+        if refused not in old.refused_offers:
+            told.append(
+                Tell(new.model, ReportKind.REFUSED, refused.digest, refused.version, reason=refused.reason, detail=refused.detail)
+            )
     if new.candidate and _candidate_step(old) != _candidate_step(new):
         snapshot = new.candidate.snapshot
         told.append(Tell(new.model, ReportKind.PHASE, snapshot.digest, snapshot.version, phase=new.phase.value))

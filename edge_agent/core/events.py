@@ -58,6 +58,16 @@ class OfferAbandoned(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class OfferRefused(Event):
+    """An offer was turned away before its manifest could be believed; digest and version are the offerer's words."""
+
+    digest: str
+    version: str
+    reason: Reason
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
 class VerifyPassed(Event):
     """Evidence and all bytes of the candidate verified on this disk."""
 
@@ -173,6 +183,6 @@ class TrialJudged(Event):
 
 
 EVENT_TYPES: tuple[type[Event], ...] = (
-    Booted, OfferBegun, OfferCompleted, OfferAbandoned, VerifyPassed, VerifyFailed, WorkerUp, BringUpFailed, WorkerDied,
+    Booted, OfferBegun, OfferCompleted, OfferAbandoned, OfferRefused, VerifyPassed, VerifyFailed, WorkerUp, BringUpFailed, WorkerDied,
     WorkerCrashed, Routed, DamageFound, Repaired, RollbackAsked, Forgotten, Woke, AssignmentTaken, TrialJudged,
 )  # fmt: skip

@@ -76,6 +76,7 @@ def _serving_row(status: Status) -> dict[type[ev.Event], Cell]:
         ev.DamageFound: serving.damage_found,
         ev.Repaired: serving.repaired,
         ev.RollbackAsked: serving.rollback_asked,
+        ev.OfferRefused: serving.offer_refused,
         ev.Forgotten: serving.forgotten,
     }
 

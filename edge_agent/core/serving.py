@@ -17,6 +17,7 @@ from edge_agent.core.state import (
     ModelState,
     Moment,
     Quarantine,
+    RefusedOffer,
     Status,
     with_damage,
 )
@@ -216,6 +217,15 @@ def rollback_asked(state: ModelState, event: ev.RollbackAsked, now: Moment) -> M
     if target.digest == state.active:
         return replace(state, status=Status.UP, raising=None, fallback_reason=None)
     return bring_up(replace(state, fallback_reason=Reason.OPERATOR), target.digest, now)
+
+
+def offer_refused(state: ModelState, event: ev.OfferRefused, now: Moment) -> ModelState:
+    """Remember who was turned away and why; nothing that was believed before changes."""
+    record = RefusedOffer(
+        event.digest, event.version, event.reason, event.detail[: limits.DETAIL_CHARS_MAX], now.unix_ms
+    )
+    others = tuple(refused for refused in state.refused_offers if refused.digest != event.digest)
+    return replace(state, refused_offers=(*others, record)[-limits.REFUSED_OFFERS_MAX :])
 
 
 def forgotten(state: ModelState, event: ev.Forgotten, now: Moment) -> ModelState | Refusal:

@@ -87,6 +87,17 @@ class Quarantine:
 
 
 @dataclass(frozen=True, slots=True)
+class RefusedOffer:
+    """An offer turned away before it was believed: digest and version are the offerer's words, and block nothing."""
+
+    digest: str
+    version: str
+    reason: Reason
+    detail: str
+    at_unix_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class Crash:
     """A worker that ended by its own fault; fingerprint of the request that it had ('' = none)."""
 
@@ -130,6 +141,7 @@ class ModelState:
     known: tuple[Known, ...] = ()
     candidate: Candidate | None = None
     quarantine: tuple[Quarantine, ...] = ()
+    refused_offers: tuple[RefusedOffer, ...] = ()
     refused_rungs: tuple[str, ...] = ()
     live: tuple[LiveWorker, ...] = ()
     crashes: tuple[Crash, ...] = ()
@@ -195,3 +207,8 @@ def with_damage(state: ModelState, digest: str, *, damaged: bool) -> ModelState:
     """The state with this snapshot's damage flag set; unchanged if the digest is not known."""
     known = state.find(digest)
     return with_known(state, replace(known, damaged=damaged)) if known else state
+
+
+def persistent_part(state: ModelState) -> ModelState:
+    """The state without the facts that every boot finds out anew: what is worth a write to disk."""
+    return replace(state, live=(), crashes=(), probation_ends_s=None, retry_at_s=None, refused_rungs=())

@@ -1,0 +1,137 @@
+"""agent.toml as frozen, validated settings; defaults come from `contract.limits` or stand here with their reason.
+
+Reading the file is all that happens here: whether a folder is writable or a port free is the runtime's to find out.
+"""
+
+from __future__ import annotations
+
+import sys
+import tomllib
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta, Struct, field
+
+from edge_agent.contract.errors import Rejected
+from edge_agent.contract.manifest import Name
+
+Seconds = Annotated[float, Meta(ge=0, le=30 * 86400)]
+Duration = Annotated[float, Meta(gt=0, le=30 * 86400)]
+
+
+class Serving(Struct, frozen=True, forbid_unknown_fields=True):
+    """[serving]: where applications ask. Port 0 takes a free one (see `edge-agent status`)."""
+
+    http: str = "127.0.0.1:8000"
+    hold_s: Seconds = 2.0  # how long a request waits for a worker during a swap or a restart
+    deadline_s: Duration = 30.0
+    queue_max: Annotated[int, Meta(ge=1, le=10_000)] = 256
+    body_bytes_max: Annotated[int, Meta(ge=1024, le=1 << 30)] = 64 << 20
+    insecure: bool = False
+
+
+class ModelSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """[models.NAME]: one slot. factory: path of the read-only factory snapshot (`edge-agent factory`)."""
+
+    factory: str | None = None
+    probation_s: Seconds = 300.0
+    allow_interface_change: bool = False
+    spare: bool = True
+
+
+class EngineSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """[engines.NAME]: the interpreter that has this engine (Python >= 3.7); default: the agent's own."""
+
+    python: str = field(default_factory=lambda: sys.executable)
+
+
+class Limits(Struct, frozen=True, forbid_unknown_fields=True):
+    """[limits]: bounds on what a load may take. worker_memory_bytes: address space of one worker, 0 = no bound."""
+
+    load_timeout_s: Duration = 60.0
+    worker_memory_bytes: Annotated[int, Meta(ge=0)] = 4 << 30  # a damaged file made paddle ask for 23.5 GB
+    orphan_s: Duration = 120.0  # how long children serve on without a runtime
+    store_bytes_max: Annotated[int, Meta(ge=1 << 20)] = 16 << 30
+
+
+class Scrub(Struct, frozen=True, forbid_unknown_fields=True):
+    """[scrub]: stored bytes of what is needed are read again in the background."""
+
+    interval_s: Duration = 600.0
+    chunks_per_s: Annotated[int, Meta(ge=1, le=10_000)] = 20
+
+
+class Sync(Struct, frozen=True, forbid_unknown_fields=True):
+    """[sync]: the broker of the coordinator. Read, and not used by this version: the device is whole alone."""
+
+    broker: str | None = None
+
+
+class Config(Struct, frozen=True, forbid_unknown_fields=True):
+    """The whole of agent.toml. Relative paths are relative to the file's folder."""
+
+    state_dir: str
+    models: Annotated[dict[Name, ModelSettings], Meta(min_length=1, max_length=64)]
+    trusted_root: str
+    device_id: Annotated[str, Meta(min_length=1, max_length=64)] = "device"
+    device_type: Annotated[str, Meta(min_length=1, max_length=64)] = "generic"
+    serving: Serving = Serving()
+    engines: dict[Name, EngineSettings] = field(default_factory=lambda: {"numpy": EngineSettings()})
+    limits: Limits = Limits()
+    scrub: Scrub = Scrub()
+    sync: Sync = Sync()
+    log_level: Annotated[str, Meta(pattern="^(debug|info|warning|error)$")] = "info"
+
+    def listen_address(self) -> tuple[str, int]:
+        """Host and port of [serving] http. Raises Rejected when it is not host:port."""
+        host, _, port = self.serving.http.rpartition(":")
+        if not host or not port.isdigit() or int(port) > 65535:
+            raise Rejected(
+                f"[serving] http = {self.serving.http!r} is not host:port",
+                next_step="Write for example http = \"127.0.0.1:8000\"",
+            )
+        return host.strip("[]"), int(port)
+
+
+LOOPBACK_HOSTS = ("127.0.0.1", "::1", "localhost")
+
+
+def load_config(path: Path) -> Config:
+    """Read and validate agent.toml. Raises Rejected with the key at fault and what to do."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise Rejected(f"cannot read {path}: {error}", next_step="Give the path with --config") from error
+    try:
+        config = msgspec.convert(tomllib.loads(text), Config, strict=True)
+    except tomllib.TOMLDecodeError as error:
+        raise Rejected(f"{path} is not TOML: {error}", next_step="Mend that line") from error
+    except msgspec.ValidationError as error:
+        raise Rejected(
+            f"{path}: {error}", next_step="See the table of keys in the README, section 'Run an agent'"
+        ) from error
+    return _checked(_with_absolute_paths(config, path.resolve().parent))
+
+
+def _with_absolute_paths(config: Config, base: Path) -> Config:
+    models = {
+        name: msgspec.structs.replace(model, factory=str(base / model.factory) if model.factory else None)
+        for name, model in config.models.items()
+    }
+    return msgspec.structs.replace(
+        config,
+        state_dir=str(base / config.state_dir),
+        trusted_root=str(base / config.trusted_root),
+        models=models,
+    )
+
+
+def _checked(config: Config) -> Config:
+    host, _ = config.listen_address()
+    if host not in LOOPBACK_HOSTS and not config.serving.insecure:
+        raise Rejected(
+            f"[serving] http listens on {host}, which is not loopback, without TLS",
+            next_step="Listen on 127.0.0.1 behind a TLS proxy, or set insecure = true in [serving] on purpose",
+        )
+    return config

@@ -1,0 +1,173 @@
+"""Event in → decide → persist → act → the outcome is the next event; the same loop for every cause. Decisions are `core`'s.
+
+A transition, the intent that follows from it and the reports that it causes are one transaction, made before anything is
+done. Safety events (leave a bad worker, step down the ladder) go on in memory when that write fails: a full disk is no outage.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+import msgspec
+import structlog
+
+from edge_agent.contract import limits
+from edge_agent.contract.errors import Bug, HoldfastError, Unavailable
+from edge_agent.contract.reasons import Reason
+from edge_agent.core.actions import Action, Tell
+from edge_agent.core.events import Event, Woke
+from edge_agent.core.lifecycle import Step, decide
+from edge_agent.core.serving import Refusal
+from edge_agent.core.state import ModelState, Moment, persistent_part
+
+log = structlog.get_logger()
+
+Clock = Callable[[], Moment]
+
+
+class TransitionStore(Protocol):
+    """Where transitions are persisted; the real one is `runtime.persistence`, on the store thread."""
+
+    async def commit(self, state: ModelState, event: Event, told: tuple[Tell, ...], now: Moment) -> None:
+        """One transaction: state, journal, reports. Raises Unavailable (disk full, read-only) or Corrupt."""
+
+
+class Actor(Protocol):
+    """Who carries actions out. `act` returns at once; outcomes come back as events."""
+
+    def act(self, action: Action) -> None:
+        """Start this action."""
+
+
+class Executor:
+    """Owns the state of all model slots; one event at a time."""
+
+    def __init__(self, store: TransitionStore, actor: Actor, clock: Clock, states: Iterable[ModelState]) -> None:
+        self._store = store
+        self._actor = actor
+        self._clock = clock
+        self._states = {state.model: state for state in states}
+        self._queue: asyncio.Queue[tuple[Event, asyncio.Future[Step]]] = asyncio.Queue(limits.EVENTS_WAITING_MAX)
+        self._untold: dict[str, tuple[Tell, ...]] = {}
+        self._woken = asyncio.Event()
+        self.storage_reason: Reason | None = None
+
+    def state(self, model: str) -> ModelState:
+        """The present state of this slot. Raises KeyError for a model that this device does not run."""
+        return self._states[model]
+
+    def states(self) -> tuple[ModelState, ...]:
+        """The present state of every slot."""
+        return tuple(self._states.values())
+
+    def post(self, event: Event) -> asyncio.Future[Step]:
+        """Queue an event; the future is done when it has been decided, persisted and acted on.
+
+        Raises Unavailable when the queue is full, which only a flood from outside could cause.
+        """
+        future: asyncio.Future[Step] = asyncio.get_running_loop().create_future()
+        try:
+            self._queue.put_nowait((event, future))
+        except asyncio.QueueFull:
+            raise Unavailable("the runtime has too many events waiting", next_step="Try again") from None
+        return future
+
+    async def run(self) -> None:
+        """Handle events, and wake the core when it wants to be woken, until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._wake(), name="executor-wake")
+            while True:  # bounded by its queue; ends by cancellation
+                event, future = await self._queue.get()
+                step = await self.handle(event)
+                if not future.done():
+                    future.set_result(step)
+                self._woken.set()
+
+    async def handle(self, event: Event) -> Step:
+        """One event, whole. Raises Bug when the outcome breaks an invariant: the process ends and is restarted."""
+        now = self._clock()
+        old = self._states[event.model]
+        step = decide(old, event, now)
+        if step.refusal is not None:
+            log.info("event_refused", model=event.model, event_type=type(event).__name__,
+                     reason=step.refusal.reason.value, detail=step.refusal.text)  # fmt: skip
+            return step
+        fault = step.state.fault()
+        if fault:
+            raise Bug(f"{event.model}: after {type(event).__name__} {fault}")
+        refused = await self._persist(old, step, event, now)
+        if refused is not None:
+            return refused
+        self._states[event.model] = step.state
+        for action in step.actions:
+            if not isinstance(action, Tell):
+                self._actor.act(action)
+        return step
+
+    async def _persist(self, old: ModelState, step: Step, event: Event, now: Moment) -> Step | None:
+        """None when the step may go on; a refusing step when it could not be persisted and is not about safety."""
+        told = tuple(action for action in step.actions if isinstance(action, Tell))
+        _log_told(told)
+        waiting = self._untold.get(event.model, ())
+        if not told and not waiting and persistent_part(old) == persistent_part(step.state):
+            return None
+        try:
+            await self._store.commit(step.state, event, (*waiting, *told), now)
+        except HoldfastError as error:
+            self.storage_reason = error.reason or Reason.READ_ONLY
+            log.error("persist_failed", model=event.model, event_type=type(event).__name__,
+                      reason=self.storage_reason.value, detail=error.message)  # fmt: skip
+            if not event.safety:
+                return Step(old, (), Refusal(self.storage_reason, error.message))
+            self._untold[event.model] = (*waiting, *told)[-limits.UNTOLD_MAX :]
+            return None
+        self._untold.pop(event.model, None)
+        self.storage_reason = None
+        return None
+
+    async def _wake(self) -> None:
+        """Post `Woke` when a slot's time has come."""
+        while True:  # one pass a wake-up; ends by cancellation
+            now_s = self._clock().monotonic_s
+            due = [(state.wakes_at_s(), state.model) for state in self._states.values()]
+            times = [(at_s, model) for at_s, model in due if at_s is not None]
+            for at_s, model in times:
+                if at_s <= now_s:
+                    await self.post(Woke(model))
+            pause_s = min((at_s - now_s for at_s, _ in times if at_s > now_s), default=limits.WAKE_PAUSE_MAX_S)
+            self._woken.clear()
+            try:
+                async with asyncio.timeout(min(pause_s, limits.WAKE_PAUSE_MAX_S)):
+                    await self._woken.wait()
+            except TimeoutError:
+                continue
+
+
+def _log_told(told: tuple[Tell, ...]) -> None:
+    for tell in told:
+        log.info(
+            "lifecycle_" + tell.kind.value,
+            model=tell.model,
+            snapshot=tell.digest,
+            version=tell.version,
+            phase=tell.phase,
+            reason=tell.reason.value if tell.reason else None,
+            why=tell.reason.log_line if tell.reason else None,
+            detail=tell.detail or None,
+        )
+
+
+def encode_state(state: ModelState) -> bytes:
+    """The persistent part of a state as JSON."""
+    return msgspec.json.encode(persistent_part(state))
+
+
+def decode_state(raw: bytes) -> ModelState | None:
+    """A saved state, or None when it cannot be read or breaks an invariant (it is then rebuilt from what verifies)."""
+    try:
+        state = msgspec.json.decode(raw, type=ModelState)
+    except (msgspec.MsgspecError, ValueError):
+        return None
+    return None if state.fault() else state

@@ -1,0 +1,75 @@
+"""The status document (stable outside behaviour: scripts rely on it); states are read here, never changed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from edge_agent import AGENT_VERSION
+from edge_agent.contract.reasons import Reason
+from edge_agent.core.ladder import last_good
+from edge_agent.core.state import Known, ModelState
+
+
+def status_document(
+    device_id: str, states: tuple[ModelState, ...], *, storage_reason: Reason | None, outbox: int, http: str, pid: int
+) -> dict[str, Any]:
+    """What `edge-agent status --json` prints; `storage` is null while the state folder can be written."""
+    return {
+        "device_id": device_id,
+        "agent_version": AGENT_VERSION,
+        "pid": pid,
+        "http": http,
+        "models": {state.model: model_document(state) for state in states},
+        "storage": storage_reason.value if storage_reason else None,
+        "sync": {"connected": False, "outbox": outbox},
+    }
+
+
+def model_document(state: ModelState) -> dict[str, Any]:
+    """One slot: active, last good, candidate, quarantine, and why another snapshot than the wanted one serves."""
+    active = state.find(state.active)
+    good = last_good(state)
+    candidate = state.candidate
+    wanted = state.find(state.wanted)
+    return {
+        "serving": state.active is not None and state.live_count(state.active) > 0,
+        "status": state.status.value,
+        "active": {**_named(active), "since": state.active_since_unix_ms / 1000} if active else None,
+        "last_good": _named(good) if good else None,
+        "wanted": _named(wanted) if wanted else None,
+        "candidate": {**_named(candidate.snapshot), "phase": candidate.phase.value} if candidate else None,
+        "reason": state.fallback_reason.value if state.fallback_reason else None,
+        "quarantined": _turned_away(state),
+        "snapshots": [
+            {
+                **_named(known),
+                "release": known.release,
+                "confirmed": known.confirmed_unix_ms > 0,
+                "factory": known.factory,
+                "damaged": known.damaged,
+            }
+            for known in sorted(state.known, key=lambda known: known.release)
+        ],
+        "fallbacks": state.fallbacks,
+        "workers": state.live_count(state.active) if state.active else 0,
+    }
+
+
+def _turned_away(state: ModelState) -> list[dict[str, Any]]:
+    """Quarantined snapshots of this generation, then offers refused before they were believed (`tried` false)."""
+    quarantined = [(q, True) for q in state.quarantine if q.generation == state.generation]
+    refused = [(offer, False) for offer in state.refused_offers]
+    return [
+        {
+            "version": record.version,
+            "digest": record.digest,
+            "reason": record.reason.value,
+            "detail": record.detail,
+            "tried": tried,
+        }
+        for record, tried in [*quarantined, *refused]
+    ]
+
+
+def _named(known: Known) -> dict[str, str]:
+    return {"version": known.version, "digest": known.digest}
