@@ -61,3 +61,15 @@ ADMIN_REQUEST_S = 60.0
 EVENTS_WAITING_MAX = 1_000  # events waiting for a decision; each takes one short transaction
 UNTOLD_MAX = 100  # facts kept in memory for one slot while the disk cannot be written
 WAKE_PAUSE_MAX_S = 5.0  # the executor looks at its deadlines at least this often
+
+# ---- publishing
+MODEL_DESCRIPTION_BYTES_MAX = MIB  # snapshot.json of a model folder
+PACK_PROOF_S = 600.0  # loading and all golden vectors of one engine; minutes mean a hang
+PACK_PROOF_OUTPUT_BYTES_MAX = 64 * KIB  # of what the proving process wrote, the end is read
+
+# ---- worker processes, as the runtime keeps them
+LOAD_KILLED_MAX = 3  # a load that is killed from outside (OOM killer, an operator) is tried so often
+EXIT_STATUS_S = 1.0  # the fork server tells how a worker ended within this time, or nobody knows
+BRING_UP_PAUSE_S = 2.0  # a wish that failed and still stands is tried again after this pause
+WORKER_END_S = 5.0  # a worker that was asked to end finishes its request within this time, or is killed
+WORKERS_REMEMBERED_MAX = 64  # ended workers whose exit status or last request may still be told

@@ -1,9 +1,9 @@
 """The directory of a ZIP file with stored entries, read strictly and within bounds.
 
 What the entries mean is not known here: that is bundle_reader.py's. A parser of our own, because the usual
-ones read the directory whole, at whatever size the file claims, and go on where a file is odd. Ours refuses at
-the first oddity: compression, encryption, comments, several disks, an entry that points outside of the file.
-ZIP64 is read, as bundles may be larger than 4 GiB.
+ones read the directory whole, at whatever size the file claims, and go on where a file is odd. Ours refuses
+at the first oddity: compression, encryption, comments, several disks, an entry that points outside of the
+file. ZIP64 is read, as bundles may be larger than 4 GiB.
 """
 
 from __future__ import annotations

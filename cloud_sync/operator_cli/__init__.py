@@ -1,0 +1,4 @@
+"""The operator's command `fleet`: options in, tables or JSON out.
+
+What is done is done elsewhere (`publish`).
+"""

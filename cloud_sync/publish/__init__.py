@@ -1,0 +1,5 @@
+"""The publisher's room: keys, the TUF repository in a folder, packing of model folders, bundles.
+
+Verifying on a device is `edge_agent.trust`'s matter; printing and options are `operator_cli`'s.
+Read in this order: keys.py, repository.py, signing.py, model_folder.py, proving.py, pack.py, bundle.py.
+"""
