@@ -6,7 +6,6 @@ What becomes of it is pack.py's matter; whether the model does what its golden v
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,11 +30,11 @@ from edge_agent.contract.manifest import (
     TensorSpec,
     Tolerance,
     Version,
+    is_plain_path,
 )
 from edge_agent.contract.reasons import Reason
 
 DESCRIPTION_FILE = "snapshot.json"
-_SAFE_PATH = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*$")
 _DEFAULT = Tolerance()
 
 
@@ -178,7 +177,7 @@ def _read_description(folder: Path) -> Description:
 
 def _check_file(folder: Path, name: str) -> None:
     path = folder / name
-    if not _SAFE_PATH.match(name) or not path.resolve().is_relative_to(folder.resolve()):
+    if not is_plain_path(name) or not path.resolve().is_relative_to(folder.resolve()):
         raise Rejected(
             f"{name!r} is not a path inside the model folder",
             reason=Reason.MALFORMED,

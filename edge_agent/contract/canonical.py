@@ -81,7 +81,7 @@ def _check_must_understand(plain: Any, kind: type[Any]) -> None:
     if not isinstance(wanted, list) or len(wanted) > limits.MUST_UNDERSTAND_MAX:
         raise Rejected(f"{kind.__name__}: must_understand is not a short list", reason=Reason.MALFORMED)
     known = {field.encode_name for field in msgspec.structs.fields(kind)}
-    unknown = sorted(str(name) for name in wanted if name not in known)
+    unknown = sorted(str(name) for name in wanted if not isinstance(name, str) or name not in known)
     if unknown:
         raise Rejected(
             f"{kind.__name__} needs fields that this version does not understand: {', '.join(unknown[:5])}",

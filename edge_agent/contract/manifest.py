@@ -14,11 +14,12 @@ from edge_agent.contract import canonical, limits
 from edge_agent.contract.errors import Rejected
 from edge_agent.contract.reasons import Reason
 
-Name = Annotated[str, Meta(pattern=r"^[a-z0-9]([a-z0-9_.-]*[a-z0-9])?$", max_length=limits.NAME_CHARS_MAX)]
+# \Z and not $: the latter also matches before a newline at the end.
+Name = Annotated[str, Meta(pattern=r"^[a-z0-9]([a-z0-9_.-]*[a-z0-9])?\Z", max_length=limits.NAME_CHARS_MAX)]
 Version = Annotated[
-    str, Meta(pattern=r"^[0-9A-Za-z]([0-9A-Za-z.+_-]*[0-9A-Za-z])?$", max_length=limits.VERSION_CHARS_MAX)
+    str, Meta(pattern=r"^[0-9A-Za-z]([0-9A-Za-z.+_-]*[0-9A-Za-z])?\Z", max_length=limits.VERSION_CHARS_MAX)
 ]
-Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
+Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 RelativePath = Annotated[str, Meta(min_length=1, max_length=limits.PATH_CHARS_MAX)]
 Label = Annotated[str, Meta(min_length=1, max_length=limits.NAME_CHARS_MAX)]
 Count = Annotated[int, Meta(ge=0, le=limits.RELEASE_MAX)]
@@ -29,7 +30,7 @@ Dtype = Literal[
 ]  # fmt: skip
 Dimension = Annotated[int, Meta(ge=-1, le=2**31 - 1)]
 
-_SAFE_PATH = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*$")
+_PLAIN_PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
 
 
 class FileEntry(Struct, frozen=True):
@@ -126,6 +127,11 @@ class Manifest(Struct, frozen=True):
         return next((profile for profile in self.engines if profile.engine in engines), None)
 
 
+def is_plain_path(path: str) -> bool:
+    """Whether a path is relative, stays inside its folder, and is made of letters, digits, '_', '.' and '-'."""
+    return _PLAIN_PATH.fullmatch(path) is not None
+
+
 def chunk_lengths(entry: FileEntry) -> tuple[int, ...]:
     """Bytes of each chunk of a file: all CHUNK_BYTES long but the last."""
     full, rest = divmod(entry.length, limits.CHUNK_BYTES)
@@ -154,12 +160,14 @@ def _first_fault(manifest: Manifest) -> str | None:
     if len(set(paths)) != len(paths):
         return "a file path occurs twice"
     for entry in manifest.files:
-        if not _SAFE_PATH.match(entry.path):
+        if not is_plain_path(entry.path):
             return f"file path {entry.path!r} is not a plain relative path"
         if len(entry.chunks) != len(chunk_lengths(entry)):
             return f"file {entry.path!r} states {len(entry.chunks)} chunks for {entry.length} bytes"
     if manifest.total_bytes() > limits.SNAPSHOT_BYTES_MAX:
-        return f"the files have {manifest.total_bytes()} bytes, at most {limits.SNAPSHOT_BYTES_MAX} are allowed"
+        return (
+            f"the files have {manifest.total_bytes()} bytes, at most {limits.SNAPSHOT_BYTES_MAX} are allowed"
+        )
     return _fault_of_tensors(manifest) or _fault_of_references(manifest, set(paths))
 
 

@@ -20,7 +20,7 @@ from edge_agent.contract.evidence import Evidence
 from edge_agent.contract.reasons import Reason
 from edge_agent.offer.zip_index import Entry, read_at, read_entry, read_index
 
-_ROOT_ENTRY = re.compile(r"^metadata/([1-9][0-9]{0,8})\.root\.json$")
+_ROOT_ENTRY = re.compile(r"metadata/([1-9][0-9]{0,8})\.root\.json")
 _LOCAL_HEADER = b"PK\x03\x04"
 
 
@@ -90,7 +90,7 @@ class BundleReader:
         return entries
 
     def _read_evidence(self) -> Evidence:
-        versions = sorted(int(match[1]) for match in map(_ROOT_ENTRY.match, self._entries) if match)
+        versions = sorted(int(match[1]) for match in map(_ROOT_ENTRY.fullmatch, self._entries) if match)
         if len(versions) > limits.ROOT_CHAIN_MAX:
             raise Rejected(
                 f"the bundle has {len(versions)} root files, at most {limits.ROOT_CHAIN_MAX} are allowed",
