@@ -38,8 +38,8 @@ DETAIL_CHARS_MAX = 500  # free text in a report or a log line
 # ---- bundles (a file made by the publisher, read by whoever offers it)
 BUNDLE_ENTRIES_MAX = 20_000  # metadata, one manifest, its chunks (16 GiB / 1 MiB = 16,384)
 BUNDLE_NAME_BYTES_MAX = 128  # the longest name, of a chunk, has 71
-BUNDLE_DIRECTORY_BYTES_MAX = 8 * MIB  # the ZIP directory: 20,000 entries of 46 + 71 bytes and a ZIP64 field, with room
-BUNDLE_BYTES_MAX = SNAPSHOT_BYTES_MAX + 128 * MIB  # beside the chunks: 67 metadata files, a manifest, the directory
+BUNDLE_DIRECTORY_BYTES_MAX = 8 * MIB  # 20,000 entries of 46 + 71 bytes and a ZIP64 field, with room
+BUNDLE_BYTES_MAX = SNAPSHOT_BYTES_MAX + 128 * MIB  # beside the chunks: metadata, manifest, directory
 BUNDLE_FORMAT_BYTES_MAX = 64  # the entry that says which format this is
 
 # ---- lifecycle
@@ -73,3 +73,9 @@ EXIT_STATUS_S = 1.0  # the fork server tells how a worker ended within this time
 BRING_UP_PAUSE_S = 2.0  # a wish that failed and still stands is tried again after this pause
 WORKER_END_S = 5.0  # a worker that was asked to end finishes its request within this time, or is killed
 WORKERS_REMEMBERED_MAX = 64  # ended workers whose exit status or last request may still be told
+
+# ---- the front, as the runtime sees it
+LISTEN_BACKLOG = 1024  # connections that wait in the kernel while a front is restarted
+FRONT_START_S = 30.0
+FRONT_REQUEST_S = 10.0
+FRONT_END_S = 10.0
