@@ -7,7 +7,7 @@ from typing import Any
 from edge_agent import AGENT_VERSION
 from edge_agent.contract.reasons import Reason
 from edge_agent.core.ladder import last_good
-from edge_agent.core.state import Known, ModelState
+from edge_agent.core.state import Known, ModelState, Quarantine, RefusedOffer
 
 
 def status_document(
@@ -56,18 +56,20 @@ def model_document(state: ModelState) -> dict[str, Any]:
 
 
 def _turned_away(state: ModelState) -> list[dict[str, Any]]:
-    """Quarantined snapshots of this generation, then offers refused before they were believed (`tried` false)."""
-    quarantined = [(q, True) for q in state.quarantine if q.generation == state.generation]
-    refused = [(offer, False) for offer in state.refused_offers]
+    """Quarantine records, then offers refused before they were believed; `blocked`: not tried again in this generation."""
+    records: list[tuple[Quarantine | RefusedOffer, bool]] = [
+        (record, record.generation == state.generation) for record in state.quarantine
+    ]
+    records += [(offer, False) for offer in state.refused_offers]
     return [
         {
             "version": record.version,
             "digest": record.digest,
             "reason": record.reason.value,
             "detail": record.detail,
-            "tried": tried,
+            "blocked": blocked,
         }
-        for record, tried in [*quarantined, *refused]
+        for record, blocked in records
     ]
 
 

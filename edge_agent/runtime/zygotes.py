@@ -1,0 +1,203 @@
+"""The fork servers, one per engine: started on demand, adopted after a restart, asked for workers. Loading is `pool`'s."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+import edge_agent.worker
+from edge_agent.config import Config
+from edge_agent.contract.errors import HoldfastError, Unavailable
+from edge_agent.contract.reasons import Reason
+from edge_agent.runtime.channel import Channel, Header, connect
+from edge_agent.runtime.process import ProcessHandle, start
+
+log = structlog.get_logger()
+
+HELLO_S = 60.0  # importing an engine takes 1-2 s, on a cold, busy device much longer
+SPAWN_S = 10.0
+
+ExitListener = Callable[[str, int | None, int | None], None]  # worker id, exit code, signal
+
+
+@dataclass
+class Zygote:
+    """A running fork server."""
+
+    engine: str
+    process: ProcessHandle
+    channel: Channel
+    python: str
+    available: bool
+    detail: str
+    engine_version: str
+
+
+class Zygotes:
+    """All fork servers of this device."""
+
+    def __init__(self, config: Config, run_dir: Path, generation: int, on_worker_exit: ExitListener) -> None:
+        self._config = config
+        self._run_dir = run_dir
+        self._generation = generation
+        self._on_worker_exit = on_worker_exit
+        self._zygotes: dict[str, Zygote] = {}
+        self._locks: dict[str, asyncio.Lock] = {}
+
+    async def get(self, engine: str) -> Zygote:
+        """The fork server of this engine, started if needed.
+
+        Raises Unavailable (engine_missing) when its interpreter or the engine in it is not there.
+        """
+        async with self._locks.setdefault(engine, asyncio.Lock()):
+            zygote = self._zygotes.get(engine)
+            if zygote is None:
+                zygote = await self._start(engine)
+        if not zygote.available:
+            await self._drop(zygote)
+            raise Unavailable(
+                f"engine {engine!r} is not in {zygote.python}: {zygote.detail}", reason=Reason.ENGINE_MISSING
+            )
+        return zygote
+
+    async def spawn(self, engine: str, worker_id: str, socket: Path) -> int:
+        """Fork a worker that listens at `socket`; its pid. Raises Unavailable."""
+        zygote = await self.get(engine)
+        limits = self._config.limits
+        header, _ = await zygote.channel.request(
+            "spawn",
+            timeout_s=SPAWN_S,
+            worker_id=worker_id,
+            socket=str(socket),
+            address_space_bytes=limits.worker_memory_bytes or None,
+            orphan_timeout_s=limits.orphan_s,
+        )
+        return int(header["pid"])
+
+    async def adopt(self, channel: Channel, process: ProcessHandle, hello: Header) -> bool:
+        """Take back a fork server of an earlier runtime; False if it no longer fits the settings."""
+        engine = str(hello.get("engine"))
+        settings = self._config.engines.get(engine)
+        if settings is None or engine in self._zygotes or not _same_file(settings.python, str(hello.get("python"))):
+            return False
+        self._zygotes[engine] = _zygote(engine, process, channel, hello)
+        return True
+
+    def on_event(self, header: Header) -> None:
+        """An event of a fork server: the end of one of its workers."""
+        if header.get("event") == "exited":
+            self._on_worker_exit(str(header.get("worker_id")), header.get("exit_code"), header.get("signal"))
+
+    def forget(self, channel: Channel) -> None:
+        """A fork server's connection is gone: it is started again when it is needed."""
+        for engine, zygote in list(self._zygotes.items()):
+            if zygote.channel is channel:
+                del self._zygotes[engine]
+                zygote.process.kill()
+
+    async def end(self) -> None:
+        """End all fork servers."""
+        for zygote in list(self._zygotes.values()):
+            await self._drop(zygote)
+
+    def describe(self) -> list[dict[str, Any]]:
+        """What `doctor` and `status` say of the engines."""
+        return [
+            {"engine": z.engine, "python": z.python, "version": z.engine_version, "pid": z.process.pid}
+            for z in self._zygotes.values()
+        ]
+
+    async def _start(self, engine: str) -> Zygote:
+        settings = self._config.engines.get(engine)
+        if settings is None:
+            raise Unavailable(f"no [engines.{engine}] in agent.toml", reason=Reason.ENGINE_MISSING)
+        path = self._run_dir / f"zygote-{engine}.sock"
+        path.unlink(missing_ok=True)
+        main = Path(edge_agent.worker.__path__[0]) / "__main__.py"
+        command = [
+            settings.python, "-I", str(main), "zygote", "--engine", engine, "--socket", str(path),
+            "--orphan-timeout-s", str(self._config.limits.orphan_s),
+        ]  # fmt: skip
+        try:
+            process = start(command, folder=self._run_dir, on_exit=lambda: None)
+        except OSError as error:
+            raise Unavailable(f"cannot start {settings.python}: {error}", reason=Reason.ENGINE_MISSING) from error
+        try:
+            channel = await self._connect(path, process)
+            hello, _ = await channel.request("hello", timeout_s=HELLO_S, role="control", generation=self._generation)
+        except HoldfastError as error:
+            process.kill()
+            raise Unavailable(
+                f"the fork server of engine {engine!r} did not start: {error.message}", reason=Reason.ENGINE_MISSING
+            ) from error
+        zygote = _zygote(engine, process, channel, hello)
+        log.info("zygote_up", engine=engine, pid=process.pid, version=zygote.engine_version, available=zygote.available)
+        self._zygotes[engine] = zygote
+        return zygote
+
+    async def _connect(self, path: Path, process: ProcessHandle) -> Channel:
+        return await connect_when_up(path, process, self.on_event, self.forget, timeout_s=HELLO_S)
+
+    async def _drop(self, zygote: Zygote) -> None:
+        self._zygotes.pop(zygote.engine, None)
+        with contextlib.suppress(HoldfastError):
+            await zygote.channel.request("exit", timeout_s=1.0)
+        zygote.channel.close()
+        await zygote.process.end()
+
+
+def _zygote(engine: str, process: ProcessHandle, channel: Channel, hello: Header) -> Zygote:
+    return Zygote(
+        engine=engine,
+        process=process,
+        channel=channel,
+        python=str(hello.get("python", "")),
+        available=bool(hello.get("engine_available")),
+        detail=str(hello.get("detail") or ""),
+        engine_version=str(hello.get("engine_version") or ""),
+    )
+
+
+def _same_file(one: str, other: str) -> bool:
+    try:
+        return os.path.samefile(one, other)
+    except OSError:
+        return False
+
+
+async def connect_when_up(
+    path: Path,
+    process: ProcessHandle,
+    on_event: Callable[[Header], None],
+    on_closed: Callable[[Channel], None],
+    *,
+    timeout_s: float,
+) -> Channel:
+    """Connect to a child that has just been started, as soon as it listens. Raises Unavailable."""
+    channel: list[Channel] = []
+
+    def closed() -> None:
+        if channel:
+            on_closed(channel[0])
+
+    deadline = asyncio.get_running_loop().time() + timeout_s
+    while True:  # bounded by timeout_s and by the child's life
+        try:
+            channel.append(await connect(path, on_event, closed, timeout_s=1.0))
+            return channel[0]
+        except Unavailable:
+            if process.exited.is_set():
+                raise Unavailable(f"the process for {path.name} ended while it started") from None
+            if asyncio.get_running_loop().time() > deadline:
+                raise
+            await asyncio.sleep(CONNECT_PAUSE_S)
+
+
+CONNECT_PAUSE_S = 0.005  # a listening socket has no readiness event to wait for
