@@ -1,6 +1,6 @@
 """How `fleet` speaks: results on stdout (a table or one JSON document), all else on stderr.
 
-What a command does and what its result holds is fleet.py's matter.
+What a command does and what its result holds is main.py's matter.
 """
 
 from __future__ import annotations

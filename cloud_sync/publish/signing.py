@@ -175,6 +175,6 @@ def _linked(repository: Repository, role: str, meta: MetaFile) -> bytes:
 def _open(raw: bytes, kind: type[S], root: Root) -> S:
     metadata: Metadata[S] = Metadata.from_bytes(raw)
     if not isinstance(metadata.signed, kind):
-        raise ValueError(f"a file should be {kind.type} metadata and is {metadata.signed.type}")
+        raise RepositoryError(f"a file should be {kind.type} metadata and is {metadata.signed.type}")
     root.verify_delegate(kind.type, metadata.signed_bytes, metadata.signatures)
     return metadata.signed

@@ -108,7 +108,7 @@ def _split(raw: bytes) -> tuple[bytes, dict[str, Signature]]:
 def _meaning(raw: bytes, kind: type[SignedT]) -> SignedT:
     signed = Metadata.from_bytes(raw).signed
     if not isinstance(signed, kind):
-        raise ValueError(f"expected {kind.type}, found {signed.type}")
+        raise TypeError(f"expected {kind.type}, found {signed.type}")
     _check_version(signed.version)
     return signed
 
