@@ -89,7 +89,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
         if not host or not port.isdigit() or int(port) > 65535:
             raise Rejected(
                 f"[serving] http = {self.serving.http!r} is not host:port",
-                next_step="Write for example http = \"127.0.0.1:8000\"",
+                next_step='Write for example http = "127.0.0.1:8000"',
             )
         return host.strip("[]"), int(port)
 

@@ -114,7 +114,9 @@ def failed(state: ModelState, reason: Reason, detail: str, now: Moment) -> Model
 
 
 def _fallback(reason: Reason) -> Reason:
-    return reason if reason.blame is Blame.FALLBACK or reason is Reason.PROBATION_CRASH else Reason.LOAD_REFUSED
+    return (
+        reason if reason.blame is Blame.FALLBACK or reason is Reason.PROBATION_CRASH else Reason.LOAD_REFUSED
+    )
 
 
 def worker_up_proves(state: ModelState, event: ev.WorkerUp, now: Moment) -> ModelState:
@@ -200,4 +202,6 @@ def _in_phase(state: ModelState, phase: Phase, now: Moment) -> ModelState:
 
 
 def _stale(state: ModelState, event: ev.Event) -> Refusal:
-    return Refusal(Reason.OUT_OF_ORDER, f"{state.model}: {type(event).__name__} is not about the present candidate")
+    return Refusal(
+        Reason.OUT_OF_ORDER, f"{state.model}: {type(event).__name__} is not about the present candidate"
+    )

@@ -18,10 +18,16 @@ def effects(old: ModelState, new: ModelState, event: ev.Event) -> tuple[Action, 
     wishes = wanted_workers(new)
     if booted or isinstance(event, ev.WorkerDied) or wishes != wanted_workers(old):
         actions.append(KeepWorkers(new.model, wishes))
-    entered_received = new.phase is Phase.RECEIVED and (booted or _candidate_step(old) != _candidate_step(new))
+    entered_received = new.phase is Phase.RECEIVED and (
+        booted or _candidate_step(old) != _candidate_step(new)
+    )
     if entered_received and new.candidate:
         actions.append(Verify(new.model, new.candidate.digest))
-    if old.phase is Phase.FETCHING and old.candidate and (new.candidate is None or new.candidate.digest != old.candidate.digest):
+    if (
+        old.phase is Phase.FETCHING
+        and old.candidate
+        and (new.candidate is None or new.candidate.digest != old.candidate.digest)
+    ):
         actions.append(DropOffer(new.model, old.candidate.digest))
     return (*actions, *_told(old, new))
 
@@ -76,16 +82,32 @@ def _told(old: ModelState, new: ModelState) -> list[Tell]:
     for record in new.quarantine:
         if record not in old.quarantine:
             told.append(
-                Tell(new.model, ReportKind.QUARANTINED, record.digest, record.version, reason=record.reason, detail=record.detail)
+                Tell(
+                    new.model,
+                    ReportKind.QUARANTINED,
+                    record.digest,
+                    record.version,
+                    reason=record.reason,
+                    detail=record.detail,
+                )
             )
     for refused in new.refused_offers:
         if refused not in old.refused_offers:
             told.append(
-                Tell(new.model, ReportKind.REFUSED, refused.digest, refused.version, reason=refused.reason, detail=refused.detail)
+                Tell(
+                    new.model,
+                    ReportKind.REFUSED,
+                    refused.digest,
+                    refused.version,
+                    reason=refused.reason,
+                    detail=refused.detail,
+                )
             )
     if new.candidate and _candidate_step(old) != _candidate_step(new):
         snapshot = new.candidate.snapshot
-        told.append(Tell(new.model, ReportKind.PHASE, snapshot.digest, snapshot.version, phase=new.phase.value))
+        told.append(
+            Tell(new.model, ReportKind.PHASE, snapshot.digest, snapshot.version, phase=new.phase.value)
+        )
     if old.candidate and new.candidate is None and new.wanted == old.candidate.digest:
         snapshot = old.candidate.snapshot
         told.append(Tell(new.model, ReportKind.PHASE, snapshot.digest, snapshot.version, phase="confirmed"))

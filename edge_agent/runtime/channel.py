@@ -121,7 +121,9 @@ class Channel:
     def _on_readable(self) -> None:
         try:
             data, ancillary, _, _ = self._sock.recvmsg(
-                READ_BYTES, socket.CMSG_SPACE(FDS_PER_MESSAGE_MAX * array.array("i").itemsize), socket.MSG_CMSG_CLOEXEC
+                READ_BYTES,
+                socket.CMSG_SPACE(FDS_PER_MESSAGE_MAX * array.array("i").itemsize),
+                socket.MSG_CMSG_CLOEXEC,
             )
         except BlockingIOError:
             return

@@ -17,7 +17,15 @@ from edge_agent.runtime.tasks import Tasks
 # Ends that are the process's own fault. SIGKILL and SIGTERM come from outside; memory growth ends in SIGABRT or an
 # exit code, because the address space is bounded.
 CRASH_SIGNALS = frozenset(
-    {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGSYS, signal.SIGTRAP}
+    {
+        signal.SIGSEGV,
+        signal.SIGABRT,
+        signal.SIGBUS,
+        signal.SIGILL,
+        signal.SIGFPE,
+        signal.SIGSYS,
+        signal.SIGTRAP,
+    }
 )
 
 

@@ -44,12 +44,16 @@ class Actor(Protocol):
 class Executor:
     """Owns the state of all model slots; one event at a time."""
 
-    def __init__(self, store: TransitionStore, actor: Actor, clock: Clock, states: Iterable[ModelState]) -> None:
+    def __init__(
+        self, store: TransitionStore, actor: Actor, clock: Clock, states: Iterable[ModelState]
+    ) -> None:
         self._store = store
         self._actor = actor
         self._clock = clock
         self._states = {state.model: state for state in states}
-        self._queue: asyncio.Queue[tuple[Event, asyncio.Future[Step]]] = asyncio.Queue(limits.EVENTS_WAITING_MAX)
+        self._queue: asyncio.Queue[tuple[Event, asyncio.Future[Step]]] = asyncio.Queue(
+            limits.EVENTS_WAITING_MAX
+        )
         self._untold: dict[str, tuple[Tell, ...]] = {}
         self._woken = asyncio.Event()
         self.storage_reason: Reason | None = None
@@ -136,7 +140,9 @@ class Executor:
             for at_s, model in times:
                 if at_s <= now_s:
                     await self.post(Woke(model))
-            pause_s = min((at_s - now_s for at_s, _ in times if at_s > now_s), default=limits.WAKE_PAUSE_MAX_S)
+            pause_s = min(
+                (at_s - now_s for at_s, _ in times if at_s > now_s), default=limits.WAKE_PAUSE_MAX_S
+            )
             self._woken.clear()
             try:
                 async with asyncio.timeout(min(pause_s, limits.WAKE_PAUSE_MAX_S)):

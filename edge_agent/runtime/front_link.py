@@ -168,12 +168,16 @@ class FrontLink:
             "--body-bytes-max", str(serving.body_bytes_max), "--device-id", self._config.device_id,
             "--log-level", self._config.log_level,
         ]  # fmt: skip
-        process = start(command, pass_fds=[self._listener.fileno()], folder=self._run_dir, on_exit=lambda: None)
+        process = start(
+            command, pass_fds=[self._listener.fileno()], folder=self._run_dir, on_exit=lambda: None
+        )
         try:
             channel = await connect_when_up(
                 path, process, self._on_event, self.forget, timeout_s=limits.FRONT_START_S
             )
-            await channel.request("hello", timeout_s=limits.FRONT_START_S, role="control", generation=self._generation)
+            await channel.request(
+                "hello", timeout_s=limits.FRONT_START_S, role="control", generation=self._generation
+            )
         except HoldfastError as error:
             process.kill()
             self._note_death()
@@ -216,7 +220,12 @@ class FrontLink:
         elif event == "worker_hung" and self.listeners:
             self.listeners.hung_request(worker_id, fingerprint)
         elif event == "poison":
-            log.warning("poison_request", model=header.get("model"), snapshot=header.get("digest"), request=fingerprint)
+            log.warning(
+                "poison_request",
+                model=header.get("model"),
+                snapshot=header.get("digest"),
+                request=fingerprint,
+            )
 
     on_event = _on_event  # an adopted front's channel is made before it is known to be a front
 
@@ -244,7 +253,12 @@ class FrontLink:
         digest, reason = self._routes[model]
         manifest = self._manifest_of(digest) if digest else None
         if digest is None or manifest is None:
-            return {"state": "down", "reason": reason.value if reason else None, "digest": None, "workers": []}
+            return {
+                "state": "down",
+                "reason": reason.value if reason else None,
+                "digest": None,
+                "workers": [],
+            }
         workers = self._workers_of(model, digest)
         return {
             "state": "serving" if workers else "loading",

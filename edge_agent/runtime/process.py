@@ -53,8 +53,12 @@ class ProcessHandle:
 
 
 def start(
-    command: Sequence[str], *, pass_fds: Sequence[int] = (), environment: Mapping[str, str] | None = None,
-    folder: Path, on_exit: Callable[[], None],
+    command: Sequence[str],
+    *,
+    pass_fds: Sequence[int] = (),
+    environment: Mapping[str, str] | None = None,
+    folder: Path,
+    on_exit: Callable[[], None],
 ) -> ProcessHandle:
     """Start a child in a session of its own, so that a signal to our terminal or group does not end it.
 

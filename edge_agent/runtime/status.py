@@ -11,7 +11,13 @@ from edge_agent.core.state import Known, ModelState, Quarantine, RefusedOffer
 
 
 def status_document(
-    device_id: str, states: tuple[ModelState, ...], *, storage_reason: Reason | None, outbox: int, http: str, pid: int
+    device_id: str,
+    states: tuple[ModelState, ...],
+    *,
+    storage_reason: Reason | None,
+    outbox: int,
+    http: str,
+    pid: int,
 ) -> dict[str, Any]:
     """What `edge-agent status --json` prints; `storage` is null while the state folder can be written."""
     return {

@@ -1,0 +1,31 @@
+# Holdfast: every target sets up what it needs first.
+.PHONY: help setup demo test lint bench soak clean
+.DEFAULT_GOAL := help
+PYTHON := .venv/bin/python
+export HOLDFAST_PADDLE_PYTHON ?= $(CURDIR)/.venv-paddle/bin/python
+
+help: ## what there is
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+
+setup: ## make the virtual environments (a second run does nothing)
+	@packaging/setup.sh
+
+demo: setup ## the main job, on one device, in under two minutes
+	@$(PYTHON) -m tests.demo
+
+test: setup lint ## all tests, with time and cases per family
+	@$(PYTHON) -m pytest -q
+
+lint: setup ## ruff, ruff format and mypy --strict
+	@$(PYTHON) -m ruff check .
+	@$(PYTHON) -m ruff format --check .
+	@$(PYTHON) -m mypy
+
+bench: setup ## ratios against the bare engine and a bare HTTP server
+	@$(PYTHON) -m tests.bench
+
+soak: setup ## the fault campaigns of the tests with bigger numbers
+	@HOLDFAST_SOAK=1 $(PYTHON) -m pytest -q tests/faults
+
+clean: ## remove the virtual environments and caches
+	@rm -rf .venv .venv-paddle .venv-py37 .cache .mypy_cache .ruff_cache .pytest_cache build dist *.egg-info
