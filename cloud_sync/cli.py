@@ -21,7 +21,5 @@ def main(context: click.Context) -> None:
     """
     if context.invoked_subcommand is None:
         click.echo("cloud-sync: the coordinator is not part of this version.", err=True)
-        click.echo(
-            "next step: publish with `fleet`, then on the device: edge-agent import FILE.bundle", err=True
-        )
+        click.echo("next step: publish with `fleet`, then on the device: edge-agent import FILE.bundle", err=True)
         sys.exit(2)

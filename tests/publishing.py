@@ -28,6 +28,7 @@ from cloud_sync.publish.repository import Repository
 from cloud_sync.publish.signing import publish, read_published
 from edge_agent.contract import evidence as names
 from edge_agent.contract import limits
+from edge_agent.contract.canonical import sha256_hex
 from edge_agent.contract.manifest import Manifest, encode_manifest, parse_manifest
 
 
@@ -79,9 +80,10 @@ class Publisher:
         first_root = read_first_root(self.keys)
         with self.repository.publishing():
             for entry in manifest.files:
-                for at, sha256 in enumerate(entry.chunks):
-                    start = at * limits.CHUNK_BYTES
-                    self.repository.write_chunk(sha256, files[entry.path][start : start + limits.CHUNK_BYTES])
+                content = memoryview(files.get(entry.path, b""))  # none: its chunks are in the repository already
+                for at in range(0, len(content), limits.CHUNK_BYTES):
+                    chunk = bytes(content[at : at + limits.CHUNK_BYTES])
+                    self.repository.write_chunk(sha256_hex(chunk), chunk)
             self.repository.write_target(path, raw)
             if not self.repository.root_files():
                 self.repository.write_metadata("1.root.json", first_root)
@@ -147,9 +149,7 @@ def for_device_type(publisher: Publisher, good: Path, out: Path, device_type: st
     """The same model under another version, signed well by `publisher`, for another type of device."""
     content = entries(good)
     manifest = parse_manifest(content[names.BUNDLE_MANIFEST_ENTRY])
-    other = msgspec.structs.replace(
-        manifest, compatible=(device_type,), version=version, release=manifest.release + 1
-    )
+    other = msgspec.structs.replace(manifest, compatible=(device_type,), version=version, release=manifest.release + 1)
     return publisher.bundle(publisher.publish_manifest(other, _files(manifest, content)), out)
 
 

@@ -81,9 +81,7 @@ def keys_init(keys: Path, as_json: bool) -> None:
 
     def text(console: Console) -> None:
         console.print(f"Keys are in {keys}. Devices pin this file: {root}", markup=False)
-        console.print(
-            "Keep root.pem and targets.pem away from networks; lose them and no device updates any more."
-        )
+        console.print("Keep root.pem and targets.pem away from networks; lose them and no device updates any more.")
 
     emit({"keys": str(keys), "root": str(root)}, as_json=as_json, text=text)
 
@@ -106,9 +104,7 @@ def snapshot() -> None:
 )
 @json_option
 @speaks_of_errors
-def snapshot_pack(
-    model_folder: Path, keys: Path, repo: Path, engine_pythons: tuple[str, ...], as_json: bool
-) -> None:
+def snapshot_pack(model_folder: Path, keys: Path, repo: Path, engine_pythons: tuple[str, ...], as_json: bool) -> None:
     """Prove a model folder with its golden vectors, sign it, and add it to the repository."""
     interpreters = Interpreters(_parse_engine_pythons(engine_pythons), os.environ)
     with ProgressBars() as progress:
@@ -125,9 +121,7 @@ def snapshot_pack(
 
 @snapshot.command("show")
 @click.argument("what", metavar="NAME@VERSION|FILE.bundle")
-@click.option(
-    "--repo", envvar="HOLDFAST_REPO", type=click.Path(path_type=Path), metavar="DIR", help="Repository."
-)
+@click.option("--repo", envvar="HOLDFAST_REPO", type=click.Path(path_type=Path), metavar="DIR", help="Repository.")
 @json_option
 @speaks_of_errors
 def snapshot_show(what: str, repo: Path | None, as_json: bool) -> None:
@@ -165,9 +159,7 @@ def snapshot_list(repo: Path, as_json: bool) -> None:
             table.add_row(each.manifest.label(), str(each.manifest.release), engines, size, each.digest[:12])
         console.print(table)
 
-    rows = [
-        {**_identity(each.manifest, each.digest), "bytes": each.manifest.total_bytes()} for each in snapshots
-    ]
+    rows = [{**_identity(each.manifest, each.digest), "bytes": each.manifest.total_bytes()} for each in snapshots]
     document = {"snapshots": rows, "floors": dict(published.floors), "expires": _iso(published.expires)}
     emit(document, as_json=as_json, text=text)
 
@@ -183,9 +175,7 @@ def bundle(label: str, repo: Path, out: Path, as_json: bool) -> None:
     with ProgressBars() as progress:
         bundled = write_bundle(Repository(repo), label, out, progress=progress)
     if bundled.expires <= datetime.now(UTC):
-        note(
-            f"Devices will refuse this: its metadata expired at {_iso(bundled.expires)}. Run `fleet refresh`."
-        )
+        note(f"Devices will refuse this: its metadata expired at {_iso(bundled.expires)}. Run `fleet refresh`.")
     document = {
         **_identity(bundled.manifest, bundled.digest),
         "file": str(out),
@@ -252,17 +242,14 @@ def _packed_text(console: Console, packed: Packed) -> None:
         return
     for proof in packed.proofs:
         console.print(
-            f"{proof.profile.engine}: {proof.vectors} golden vectors reproduced, at most"
-            f" {proof.max_abs_error:.3g} off",
+            f"{proof.profile.engine}: {proof.vectors} golden vectors reproduced, at most {proof.max_abs_error:.3g} off",
             markup=False,
         )
     console.print(f"{label} published: {size:.1f} MiB, digest {packed.digest[:12]}", markup=False)
 
 
 def _manifest_text(console: Console, manifest: Manifest, digest: str) -> None:
-    console.print(
-        f"{manifest.label()}  release {manifest.release}  interface {manifest.interface}", markup=False
-    )
+    console.print(f"{manifest.label()}  release {manifest.release}  interface {manifest.interface}", markup=False)
     console.print(f"digest {digest}", markup=False)
     console.print(f"for {', '.join(manifest.compatible)}", markup=False)
     tensors = plain_table("tensor", "dtype", "shape")

@@ -41,9 +41,7 @@ class Bundled:
     expires: datetime
 
 
-def write_bundle(
-    repository: Repository, label: str, out: Path, *, progress: Progress | None = None
-) -> Bundled:
+def write_bundle(repository: Repository, label: str, out: Path, *, progress: Progress | None = None) -> Bundled:
     """Write the bundle of `label` (name@version) to `out`, atomically; chunks pass through one by one.
 
     Raises Rejected: no such snapshot. Unavailable: cannot be written. Corrupt: the repository is damaged.
@@ -110,11 +108,7 @@ def _head(evidence: names.Evidence, manifest_raw: bytes) -> Iterator[tuple[str, 
 
 def _chunks(manifest: Manifest) -> dict[tuple[str, int], None]:
     """Each different chunk once, in the order of the files."""
-    return {
-        pair: None
-        for entry in manifest.files
-        for pair in zip(entry.chunks, chunk_lengths(entry), strict=True)
-    }
+    return {pair: None for entry in manifest.files for pair in zip(entry.chunks, chunk_lengths(entry), strict=True)}
 
 
 def _add(bundle: zipfile.ZipFile, name: str, content: bytes) -> None:

@@ -162,9 +162,7 @@ def _read_description(folder: Path) -> Description:
             next_step="Name the folder that the model's recipe wrote (models/NAME/README.md says how)",
         ) from error
     if len(raw) > limits.MODEL_DESCRIPTION_BYTES_MAX:
-        raise Rejected(
-            f"{path} has more than {limits.MODEL_DESCRIPTION_BYTES_MAX} bytes", reason=Reason.TOO_LARGE
-        )
+        raise Rejected(f"{path} has more than {limits.MODEL_DESCRIPTION_BYTES_MAX} bytes", reason=Reason.TOO_LARGE)
     try:
         return msgspec.json.decode(raw, type=Description)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:

@@ -201,9 +201,7 @@ def _same_or_conflict(
     return Packed(earlier.manifest, earlier.digest, unchanged=True, proofs=(), versions=published.versions)
 
 
-def _store_chunks(
-    repository: Repository, model: ModelFolder, files: tuple[FileEntry, ...], say: Progress
-) -> None:
+def _store_chunks(repository: Repository, model: ModelFolder, files: tuple[FileEntry, ...], say: Progress) -> None:
     """Copy the chunks, compared with the hashes taken before the proof: what was proven is published."""
     say.step(f"storing {model.label()}", sum(entry.length for entry in files))
     for entry in files:

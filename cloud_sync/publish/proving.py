@@ -87,20 +87,20 @@ def prove(
 
 
 def _descriptor(model: ModelFolder, profile: EngineProfile) -> dict[str, Any]:
-    folder = model.folder.resolve()
-    roles = zip(("program", "parameters"), profile.files(), strict=False)
+    """What the worker's `prove` reads: the fields of a load request, with the folder that the files are in."""
+    files = [
+        {"name": name, "role": role} for role, name in zip(("program", "parameters"), profile.files(), strict=False)
+    ]
+    vectors = {*model.golden.inputs.values(), *model.golden.outputs.values()} - set(profile.files())
     return {
+        "folder": str(model.folder.resolve()),
         "engine": profile.engine,
         "format": profile.format,
-        "files": [{"path": str(folder / name), "role": role} for role, name in roles],
+        "files": [*files, *({"name": name, "role": "golden"} for name in sorted(vectors))],
         "inputs": model.description.inputs,
         "outputs": model.description.outputs,
         "options": {"threads": profile.threads, "onednn": profile.onednn},
-        "golden": {
-            "count": model.golden.count,
-            "inputs": {tensor: str(folder / name) for tensor, name in model.golden.inputs.items()},
-            "outputs": {tensor: str(folder / name) for tensor, name in model.golden.outputs.items()},
-        },
+        "golden": model.golden,
         "tolerance": profile.tolerance,
     }
 
@@ -138,7 +138,10 @@ def _run(
             answer = json.loads(lines[-1])
             if isinstance(answer, dict):
                 return answer
-        raise _crash(process.returncode, _tail(err), model, profile)
+        last = (_tail(err).strip().splitlines() or ["nothing was said"])[-1][: limits.DETAIL_CHARS_MAX]
+        if last.startswith(("ModuleNotFoundError", "ImportError")):
+            raise _engine_missing(last, interpreter, profile)
+        raise _crash(process.returncode, last, model, profile)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -154,13 +157,20 @@ def _tail(stream: BinaryIO) -> str:
     return stream.read().decode("utf-8", "replace")
 
 
-def _crash(code: int, errors: str, model: ModelFolder, profile: EngineProfile) -> Rejected:
+def _crash(code: int, last: str, model: ModelFolder, profile: EngineProfile) -> Rejected:
     ending = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
-    last = (errors.strip().splitlines() or ["nothing was said"])[-1][: limits.DETAIL_CHARS_MAX]
     return Rejected(
         f"the {profile.engine} process ended {ending} while it proved {model.label()}: {last}",
         reason=Reason.LOAD_CRASH,
         next_step="Export the model again with the engine version that the devices run",
+    )
+
+
+def _engine_missing(detail: str, interpreter: Path, profile: EngineProfile) -> Unavailable:
+    return Unavailable(
+        f"{interpreter} does not have the engine {profile.engine}: {detail}",
+        reason=Reason.ENGINE_MISSING,
+        next_step=f"Name an interpreter that has it: --engine-python {profile.engine}=PATH",
     )
 
 
@@ -176,14 +186,10 @@ _REASONS = {
 def _failure(
     answer: dict[str, Any], interpreter: Path, model: ModelFolder, profile: EngineProfile
 ) -> Rejected | Unavailable:
-    message = str(answer.get("message", ""))[: limits.DETAIL_CHARS_MAX]
+    message = str(answer.get("detail", ""))[: limits.DETAIL_CHARS_MAX]
     word = answer.get("reason")
     if word == "engine_missing":
-        return Unavailable(
-            f"{interpreter} does not have the engine {profile.engine}: {message}",
-            reason=Reason.ENGINE_MISSING,
-            next_step=f"Name an interpreter that has it: --engine-python {profile.engine}=PATH",
-        )
+        return _engine_missing(message, interpreter, profile)
     reason = _REASONS.get(str(word), Reason.LOAD_FAILED)
     ran = reason in (Reason.PROOF, Reason.NON_FINITE)
     what = "does not reproduce its golden vectors" if ran else "does not run"

@@ -51,9 +51,7 @@ class Repository:
         except OSError as error:
             raise _unreadable(path, error) from error
         if len(raw) > limits.METADATA_BYTES_MAX:
-            raise Corrupt(
-                f"{path} is larger than metadata can be", next_step="Restore the repository's folder"
-            )
+            raise Corrupt(f"{path} is larger than metadata can be", next_step="Restore the repository's folder")
         return raw
 
     def write_metadata(self, file_name: str, raw: bytes) -> None:

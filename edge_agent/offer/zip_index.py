@@ -104,9 +104,7 @@ def _find_directory(fd: int, file_bytes: int) -> _Directory:
     if file_bytes < _END.size:
         raise Rejected("the bundle ends before its directory", reason=Reason.TRUNCATED)
     end_at = file_bytes - _END.size
-    signature, disk, first_disk, here, entries, length, offset, comment = _END.unpack(
-        read_at(fd, end_at, _END.size)
-    )
+    signature, disk, first_disk, here, entries, length, offset, comment = _END.unpack(read_at(fd, end_at, _END.size))
     if signature != b"PK\x05\x06":
         raise Rejected("the bundle ends before its directory", reason=Reason.TRUNCATED)
     if disk or first_disk or here != entries or comment:

@@ -160,9 +160,7 @@ def _marks_after_rotation(roots: tuple[Root, ...], seen: TufVersions) -> TufVers
     The mark of targets stands until the keys of targets themselves rotate: only they could have raised it.
     """
     then = next((root for root in roots if root.version == max(seen.root, roots[0].version)), roots[-1])
-    rotated = {
-        role for role in ("timestamp", "snapshot", "targets") if _keys(then, role) != _keys(roots[-1], role)
-    }
+    rotated = {role for role in ("timestamp", "snapshot", "targets") if _keys(then, role) != _keys(roots[-1], role)}
     online = bool(rotated & {"timestamp", "snapshot"})
     return TufVersions(
         root=seen.root,

@@ -28,9 +28,7 @@ SignedT = TypeVar("SignedT", bound=Signed)
 def check_size(raw: bytes, what: str, bytes_max: int) -> None:
     """Raises Rejected (too_large) before anything looks into the bytes."""
     if len(raw) > bytes_max:
-        raise Rejected(
-            f"{what} has {len(raw)} bytes, at most {bytes_max} are allowed", reason=Reason.TOO_LARGE
-        )
+        raise Rejected(f"{what} has {len(raw)} bytes, at most {bytes_max} are allowed", reason=Reason.TOO_LARGE)
 
 
 def open_signed(raw: bytes, kind: type[SignedT], signer: Root) -> SignedT:
@@ -52,9 +50,7 @@ def open_next_root(raw: bytes, trusted: Root) -> Root:
     """
     root = open_signed(raw, Root, trusted)
     if root.version != trusted.version + 1:  # 5.3.5: no step may be left out
-        raise Rejected(
-            f"the root chain goes from version {trusted.version} to {root.version}", reason=Reason.SIGNATURE
-        )
+        raise Rejected(f"the root chain goes from version {trusted.version} to {root.version}", reason=Reason.SIGNATURE)
     _check_own_signatures(raw, root)
     return root
 
@@ -134,9 +130,7 @@ def _translated(what: str) -> Iterator[None]:
     except HoldfastError:
         raise
     except UnsignedMetadataError as error:
-        raise Rejected(
-            f"{what} is not signed by the keys that its root names", reason=Reason.SIGNATURE
-        ) from error
+        raise Rejected(f"{what} is not signed by the keys that its root names", reason=Reason.SIGNATURE) from error
     except Exception as error:
         detail = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         raise Rejected(f"{what} is not a TUF file: {detail}", reason=Reason.MALFORMED) from error

@@ -33,9 +33,7 @@ ENTRIES = {
 }
 
 
-def write(
-    path: Path, changes: dict[str, bytes | None] | None = None, *, method: int = zipfile.ZIP_STORED
-) -> Path:
+def write(path: Path, changes: dict[str, bytes | None] | None = None, *, method: int = zipfile.ZIP_STORED) -> Path:
     content = {name: data for name, data in {**ENTRIES, **(changes or {})}.items() if data is not None}
     with zipfile.ZipFile(path, "w", method) as bundle:
         for name, data in content.items():
@@ -121,9 +119,7 @@ def test_a_part_larger_than_its_bound_is_refused(tmp_path: Path, name: str, byte
 
 
 def test_too_many_entries_or_roots_are_refused(tmp_path: Path) -> None:
-    roots: dict[str, bytes | None] = {
-        names.bundle_root_entry(v): b"" for v in range(1, limits.ROOT_CHAIN_MAX + 2)
-    }
+    roots: dict[str, bytes | None] = {names.bundle_root_entry(v): b"" for v in range(1, limits.ROOT_CHAIN_MAX + 2)}
     refused(write(tmp_path / "roots", roots), Reason.TOO_LARGE)
     many: dict[str, bytes | None] = {f"x{i}": b"" for i in range(limits.BUNDLE_ENTRIES_MAX)}
     refused(write(tmp_path / "many", many), Reason.TOO_LARGE)
@@ -193,9 +189,7 @@ def test_random_damage_never_raises_another_error(tmp_path: Path) -> None:
         try:
             with BundleReader(damaged) as bundle:
                 assert len(bundle.chunk(sha256_hex(CHUNK))) == len(CHUNK)
-            survived += (
-                1  # the damage is in a content, a date or a checksum: the runtime's hashes find the former
-            )
+            survived += 1  # the damage is in a content, a date or a checksum: the runtime's hashes find the former
         except Rejected as error:
             assert error.reason in (
                 Reason.MALFORMED,

@@ -133,9 +133,7 @@ def test_files_of_different_days_cannot_be_mixed(authority: Authority) -> None:
         ("snapshot", lambda payload: payload.meta.clear()),
     ],
 )
-def test_a_link_that_does_not_hold_is_refused(
-    authority: Authority, role: str, edit: Callable[[Any], None]
-) -> None:
+def test_a_link_that_does_not_hold_is_refused(authority: Authority, role: str, edit: Callable[[Any], None]) -> None:
     evidence = authority.evidence(RAW, edit={role: edit})
     refused(Reason.SIGNATURE, offer, evidence, pinned=authority.pinned)
 
@@ -164,9 +162,7 @@ def test_a_time_without_zone_is_our_own_bug(authority: Authority) -> None:
 
 
 @pytest.mark.parametrize("role", ["timestamp", "tuf_snapshot", "targets"])
-def test_versions_below_those_seen_are_refused_and_equal_ones_are_not(
-    authority: Authority, role: str
-) -> None:
+def test_versions_below_those_seen_are_refused_and_equal_ones_are_not(authority: Authority, role: str) -> None:
     evidence = authority.evidence(RAW, version=5)
     assert offer(evidence, pinned=authority.pinned, seen=TufVersions(1, 5, 5, 5))
     seen = TufVersions(**{"root": 1, role: 6})
@@ -315,9 +311,7 @@ def test_a_release_below_the_publishers_floor_is_refused_and_at_the_floor_taken(
     assert offer(at, pinned=authority.pinned)
     below = authority.evidence(RAW, floors={"tiny": 11})
     assert "floor is 11" in refused(Reason.BELOW_FLOOR, offer, below, pinned=authority.pinned)
-    assert verify_admitted(
-        below, RAW, authority.pinned
-    )  # admitted is admitted: rollback works in the worst hour
+    assert verify_admitted(below, RAW, authority.pinned)  # admitted is admitted: rollback works in the worst hour
 
 
 @pytest.mark.parametrize("floors", [[], 7, {"tiny": "9"}, {"tiny": True}, {"tiny": -1}, {"tiny": 2**60}])

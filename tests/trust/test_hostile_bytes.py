@@ -42,9 +42,7 @@ def outcome(evidence: Evidence, raw: bytes = RAW, *, kinds: tuple[str, ...] = ("
             if kind == "admitted":
                 verify_admitted(evidence, raw, AUTHORITY.pinned)
             else:
-                verify_offer(
-                    evidence, raw, pinned_root=AUTHORITY.pinned, now=NOW, seen=TufVersions(), device=DEVICE
-                )
+                verify_offer(evidence, raw, pinned_root=AUTHORITY.pinned, now=NOW, seen=TufVersions(), device=DEVICE)
             reasons.append(None)
         except Rejected as error:
             assert error.reason is not None and error.message and "\n" not in error.message
@@ -102,9 +100,7 @@ def test_random_bytes_are_refused(part: str, raw: bytes) -> None:
 
 @settings(max_examples=150, deadline=None)
 @given(part=st.sampled_from(PARTS), at=st.integers(0, 10_000), flip=st.integers(1, 255))
-def test_one_changed_byte_is_refused_or_changes_nothing_that_was_signed(
-    part: str, at: int, flip: int
-) -> None:
+def test_one_changed_byte_is_refused_or_changes_nothing_that_was_signed(part: str, at: int, flip: int) -> None:
     raw = bytearray(part_bytes(part))
     raw[at % len(raw)] ^= flip
     reason = outcome(with_part(part, bytes(raw)), kinds=BOTH)

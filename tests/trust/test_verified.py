@@ -28,9 +28,7 @@ def sources() -> Iterator[Path]:
 def test_a_verified_manifest_cannot_be_built_without_verification() -> None:
     authority = Authority()
     good = verify_admitted(authority.evidence(RAW), RAW, authority.pinned)
-    fields = {
-        name: getattr(good, name) for name in ("manifest", "raw", "digest", "evidence", "versions", "floors")
-    }
+    fields = {name: getattr(good, name) for name in ("manifest", "raw", "digest", "evidence", "versions", "floors")}
     with pytest.raises(Bug):
         VerifiedManifest(**fields, verification=None)
     with pytest.raises(TypeError):
@@ -51,9 +49,7 @@ def test_one_place_builds_verified_manifests() -> None:
 
 
 def test_only_the_chain_holds_the_token() -> None:
-    holders = {
-        path.relative_to(PROJECT).as_posix() for path in sources() if "VERIFICATION" in path.read_text()
-    }
+    holders = {path.relative_to(PROJECT).as_posix() for path in sources() if "VERIFICATION" in path.read_text()}
     assert holders == {"edge_agent/trust/chain.py", "edge_agent/trust/verified.py"}
 
 
@@ -89,6 +85,4 @@ def test_the_trust_room_imports_of_our_code_the_contract_alone() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True, cwd=PROJECT
     )
     for module in done.stdout.split():
-        assert module == "edge_agent" or module.startswith(("edge_agent.contract", "edge_agent.trust")), (
-            module
-        )
+        assert module == "edge_agent" or module.startswith(("edge_agent.contract", "edge_agent.trust")), module
