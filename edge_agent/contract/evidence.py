@@ -40,9 +40,7 @@ def encode_evidence(evidence: Evidence) -> bytes:
 def decode_evidence(raw: bytes) -> Evidence:
     """Raises Rejected: too_large or malformed."""
     if len(raw) > EVIDENCE_BYTES_MAX:
-        raise Rejected(
-            f"evidence has {len(raw)} bytes, at most {EVIDENCE_BYTES_MAX}", reason=Reason.TOO_LARGE
-        )
+        raise Rejected(f"evidence has {len(raw)} bytes, at most {EVIDENCE_BYTES_MAX}", reason=Reason.TOO_LARGE)
     try:
         return msgspec.msgpack.decode(raw, type=Evidence)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:

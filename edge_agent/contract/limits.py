@@ -44,9 +44,7 @@ BUNDLE_FORMAT_BYTES_MAX = 64  # the entry that says which format this is
 
 # ---- lifecycle
 QUARANTINE_RECORDS_MAX = 32  # per model; the oldest go first
-REFUSED_OFFERS_MAX = (
-    8  # per model, for the operator's eyes only: a flood must not push out quarantine records
-)
+REFUSED_OFFERS_MAX = 8  # per model, for the operator's eyes only: a flood must not push out quarantine records
 JOURNAL_ENTRIES_MAX = 10_000  # about two years of a weekly update with its damage and repairs
 OUTBOX_REPORTS_MAX = 10_000
 CRASH_WINDOW_S = 60.0  # worker deaths within this time are one story
@@ -81,3 +79,15 @@ LISTEN_BACKLOG = 1024  # connections that wait in the kernel while a front is re
 FRONT_START_S = 30.0
 FRONT_REQUEST_S = 10.0
 FRONT_END_S = 10.0
+
+# ---- the store thread
+STORE_WORK_WAITING_MAX = 1_000  # pieces of work; whoever offers chunks waits for each, so this is never reached by one
+GARBAGE_CHUNKS_AT_ONCE = 8  # one short transaction of a collection
+OFFER_KEPT_S = 600.0  # chunks of an unfinished offer are kept so long for whoever offers it again
+
+# ---- the operator's commands and a boot
+HISTORY_LINES_MAX = 1_000
+LONG_POLL_S = 10.0
+ADOPTION_S = 5.0  # a child of an earlier runtime answers within this time, or is ended
+RETENTION_PAUSE_S = 30.0
+STOP_S = 15.0  # a graceful stop takes at most this long

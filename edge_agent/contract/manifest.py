@@ -165,9 +165,7 @@ def _first_fault(manifest: Manifest) -> str | None:
         if len(entry.chunks) != len(chunk_lengths(entry)):
             return f"file {entry.path!r} states {len(entry.chunks)} chunks for {entry.length} bytes"
     if manifest.total_bytes() > limits.SNAPSHOT_BYTES_MAX:
-        return (
-            f"the files have {manifest.total_bytes()} bytes, at most {limits.SNAPSHOT_BYTES_MAX} are allowed"
-        )
+        return f"the files have {manifest.total_bytes()} bytes, at most {limits.SNAPSHOT_BYTES_MAX} are allowed"
     return _fault_of_tensors(manifest) or _fault_of_references(manifest, set(paths))
 
 

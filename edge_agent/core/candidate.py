@@ -19,9 +19,7 @@ def offer_begun(state: ModelState, event: ev.OfferBegun, now: Moment) -> ModelSt
     snapshot = event.snapshot
     record = state.is_quarantined(snapshot.digest)
     if record and not event.retry:
-        return Refusal(
-            Reason.QUARANTINED, f"{state.model}@{snapshot.version} is quarantined here: {record.reason}"
-        )
+        return Refusal(Reason.QUARANTINED, f"{state.model}@{snapshot.version} is quarantined here: {record.reason}")
     known = state.find(snapshot.digest)
     if known and is_repair(state, snapshot.digest):
         return state  # its missing chunks are taken without a new candidate
@@ -114,9 +112,7 @@ def failed(state: ModelState, reason: Reason, detail: str, now: Moment) -> Model
 
 
 def _fallback(reason: Reason) -> Reason:
-    return (
-        reason if reason.blame is Blame.FALLBACK or reason is Reason.PROBATION_CRASH else Reason.LOAD_REFUSED
-    )
+    return reason if reason.blame is Blame.FALLBACK or reason is Reason.PROBATION_CRASH else Reason.LOAD_REFUSED
 
 
 def worker_up_proves(state: ModelState, event: ev.WorkerUp, now: Moment) -> ModelState:
@@ -161,9 +157,7 @@ def worker_up_again(state: ModelState, event: ev.WorkerUp, now: Moment) -> Model
     state = serving.remember_worker(state, event, now)
     if not raised:
         return state
-    state = replace(
-        state, status=Status.UP, active=event.digest, raising=None, active_since_unix_ms=now.unix_ms
-    )
+    state = replace(state, status=Status.UP, active=event.digest, raising=None, active_since_unix_ms=now.unix_ms)
     return begin_probation(state, now)
 
 
@@ -202,6 +196,4 @@ def _in_phase(state: ModelState, phase: Phase, now: Moment) -> ModelState:
 
 
 def _stale(state: ModelState, event: ev.Event) -> Refusal:
-    return Refusal(
-        Reason.OUT_OF_ORDER, f"{state.model}: {type(event).__name__} is not about the present candidate"
-    )
+    return Refusal(Reason.OUT_OF_ORDER, f"{state.model}: {type(event).__name__} is not about the present candidate")

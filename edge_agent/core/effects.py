@@ -18,9 +18,7 @@ def effects(old: ModelState, new: ModelState, event: ev.Event) -> tuple[Action, 
     wishes = wanted_workers(new)
     if booted or isinstance(event, ev.WorkerDied) or wishes != wanted_workers(old):
         actions.append(KeepWorkers(new.model, wishes))
-    entered_received = new.phase is Phase.RECEIVED and (
-        booted or _candidate_step(old) != _candidate_step(new)
-    )
+    entered_received = new.phase is Phase.RECEIVED and (booted or _candidate_step(old) != _candidate_step(new))
     if entered_received and new.candidate:
         actions.append(Verify(new.model, new.candidate.digest))
     if (
@@ -105,9 +103,7 @@ def _told(old: ModelState, new: ModelState) -> list[Tell]:
             )
     if new.candidate and _candidate_step(old) != _candidate_step(new):
         snapshot = new.candidate.snapshot
-        told.append(
-            Tell(new.model, ReportKind.PHASE, snapshot.digest, snapshot.version, phase=new.phase.value)
-        )
+        told.append(Tell(new.model, ReportKind.PHASE, snapshot.digest, snapshot.version, phase=new.phase.value))
     if old.candidate and new.candidate is None and new.wanted == old.candidate.digest:
         snapshot = old.candidate.snapshot
         told.append(Tell(new.model, ReportKind.PHASE, snapshot.digest, snapshot.version, phase="confirmed"))

@@ -71,9 +71,7 @@ def _serving_row(status: Status) -> dict[type[ev.Event], Cell]:
         ev.WorkerUp: serving.worker_up_raises if raising else serving.remember_worker,
         ev.BringUpFailed: _LATE if status in (Status.EMPTY, Status.DOWN) else serving.bring_up_failed,
         ev.WorkerDied: serving.worker_died,
-        ev.WorkerCrashed: serving.worker_crashed
-        if status in (Status.UP, Status.CHANGING)
-        else serving.note_crash,
+        ev.WorkerCrashed: serving.worker_crashed if status in (Status.UP, Status.CHANGING) else serving.note_crash,
         ev.Routed: serving.routed if status in (Status.UP, Status.CHANGING) else _LATE,
         ev.DamageFound: serving.damage_found,
         ev.Repaired: serving.repaired,
@@ -93,9 +91,7 @@ def cell_for(state: ModelState, event: ev.Event) -> Cell:
     """The cell that answers this event in this state. Raises KeyError for an event type that no table knows."""
     if isinstance(event, ev.Booted):
         return recovery.boot
-    about_candidate = (
-        isinstance(event, _BY_DIGEST) and state.candidate and state.candidate.digest == event.digest
-    )
+    about_candidate = isinstance(event, _BY_DIGEST) and state.candidate and state.candidate.digest == event.digest
     if about_candidate or not isinstance(event, (*SERVING_TABLE[state.status],)):
         return CANDIDATE_TABLE[state.phase][type(event)]
     return SERVING_TABLE[state.status][type(event)]

@@ -54,9 +54,7 @@ def boot(state: ModelState, event: ev.Booted, now: Moment) -> ModelState:
 def _choose(state: ModelState, served_before: str | None, first: str | None, now: Moment) -> ModelState:
     """Serve from a living worker if there is one; else bring up the best rung."""
     if served_before is not None and state.live_count(served_before):
-        up = replace(
-            state, status=Status.UP, active=served_before, active_since_unix_ms=state.active_since_unix_ms
-        )
+        up = replace(state, status=Status.UP, active=served_before, active_since_unix_ms=state.active_since_unix_ms)
         if first is not None and first == served_before:
             return replace(up, probation_ends_s=now.monotonic_s + state.settings.probation_s)
         return replace(up, wanted=up.wanted or served_before, retry_at_s=now.monotonic_s)
@@ -78,6 +76,8 @@ def _resumed(candidate: Candidate | None, digests: set[str], now: Moment) -> Can
     if candidate is None:
         return None
     phase = RESUME_PHASE[candidate.phase]
+    if phase is Phase.FETCHING and candidate.digest in digests:
+        phase = Phase.RECEIVED  # it became visible just before the end
     if phase not in (Phase.ASSIGNED, Phase.FETCHING) and candidate.digest not in digests:
         return None
     return replace(candidate, phase=phase, since_unix_ms=now.unix_ms)

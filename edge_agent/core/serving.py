@@ -79,13 +79,9 @@ def descend(state: ModelState, reason: Reason, now: Moment) -> ModelState:
     return bring_up(stepped, target, now)
 
 
-def quarantine(
-    state: ModelState, digest: str, version: str, reason: Reason, detail: str, now: Moment
-) -> ModelState:
+def quarantine(state: ModelState, digest: str, version: str, reason: Reason, detail: str, now: Moment) -> ModelState:
     """Record that this snapshot failed here in the present generation."""
-    record = Quarantine(
-        digest, version, state.generation, reason, detail[: limits.DETAIL_CHARS_MAX], now.unix_ms
-    )
+    record = Quarantine(digest, version, state.generation, reason, detail[: limits.DETAIL_CHARS_MAX], now.unix_ms)
     others = tuple(q for q in state.quarantine if q.digest != digest)
     return replace(state, quarantine=(*others, record)[-limits.QUARANTINE_RECORDS_MAX :])
 
@@ -233,9 +229,7 @@ def offer_refused(state: ModelState, event: ev.OfferRefused, now: Moment) -> Mod
 def forgotten(state: ModelState, event: ev.Forgotten, now: Moment) -> ModelState | Refusal:
     """Retention removed a snapshot; never one that is needed."""
     if event.digest in needed_digests(state):
-        return Refusal(
-            Reason.OUT_OF_ORDER, f"{state.model}: {event.digest[:12]} is needed and was not to be removed"
-        )
+        return Refusal(Reason.OUT_OF_ORDER, f"{state.model}: {event.digest[:12]} is needed and was not to be removed")
     return replace(state, known=tuple(known for known in state.known if known.digest != event.digest))
 
 

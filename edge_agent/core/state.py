@@ -173,9 +173,7 @@ class ModelState:
 
     def is_quarantined(self, digest: str) -> Quarantine | None:
         """The record of this digest in the present generation."""
-        return next(
-            (q for q in self.quarantine if q.digest == digest and q.generation == self.generation), None
-        )
+        return next((q for q in self.quarantine if q.digest == digest and q.generation == self.generation), None)
 
     def wakes_at_s(self) -> float | None:
         """Monotonic seconds at which the core wants a `Woke` event; None = not by itself."""

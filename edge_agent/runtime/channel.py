@@ -163,9 +163,7 @@ async def _until_writable(sock: socket.socket) -> None:
         loop.remove_writer(sock.fileno())
 
 
-async def connect(
-    path: Path, on_event: EventHandler, on_closed: Callable[[], None], *, timeout_s: float
-) -> Channel:
+async def connect(path: Path, on_event: EventHandler, on_closed: Callable[[], None], *, timeout_s: float) -> Channel:
     """Connect to a listening child. Raises Unavailable when nobody listens there within timeout_s."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     sock.setblocking(False)

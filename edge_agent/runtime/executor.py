@@ -44,18 +44,16 @@ class Actor(Protocol):
 class Executor:
     """Owns the state of all model slots; one event at a time."""
 
-    def __init__(
-        self, store: TransitionStore, actor: Actor, clock: Clock, states: Iterable[ModelState]
-    ) -> None:
+    def __init__(self, store: TransitionStore, actor: Actor, clock: Clock, states: Iterable[ModelState]) -> None:
         self._store = store
         self._actor = actor
         self._clock = clock
         self._states = {state.model: state for state in states}
-        self._queue: asyncio.Queue[tuple[Event, asyncio.Future[Step]]] = asyncio.Queue(
-            limits.EVENTS_WAITING_MAX
-        )
+        self._queue: asyncio.Queue[tuple[Event, asyncio.Future[Step]]] = asyncio.Queue(limits.EVENTS_WAITING_MAX)
         self._untold: dict[str, tuple[Tell, ...]] = {}
         self._woken = asyncio.Event()
+        self._changed = asyncio.Condition()
+        self.changes = 0
         self.storage_reason: Reason | None = None
 
     def state(self, model: str) -> ModelState:
@@ -77,6 +75,20 @@ class Executor:
         except asyncio.QueueFull:
             raise Unavailable("the runtime has too many events waiting", next_step="Try again") from None
         return future
+
+    def would_refuse(self, event: Event) -> Refusal | None:
+        """Why this event would be refused now, without anything happening."""
+        return decide(self._states[event.model], event, self._clock()).refusal
+
+    async def wait_change(self, seen: int, timeout_s: float) -> int:
+        """Return the number of changes so far once it is greater than `seen`, or after timeout_s."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                async with self._changed:
+                    await self._changed.wait_for(lambda: self.changes > seen)
+        except TimeoutError:
+            return self.changes
+        return self.changes
 
     async def run(self) -> None:
         """Handle events, and wake the core when it wants to be woken, until cancelled."""
@@ -105,6 +117,9 @@ class Executor:
         if refused is not None:
             return refused
         self._states[event.model] = step.state
+        async with self._changed:
+            self.changes += 1
+            self._changed.notify_all()
         for action in step.actions:
             if not isinstance(action, Tell):
                 self._actor.act(action)
@@ -140,9 +155,7 @@ class Executor:
             for at_s, model in times:
                 if at_s <= now_s:
                     await self.post(Woke(model))
-            pause_s = min(
-                (at_s - now_s for at_s, _ in times if at_s > now_s), default=limits.WAKE_PAUSE_MAX_S
-            )
+            pause_s = min((at_s - now_s for at_s, _ in times if at_s > now_s), default=limits.WAKE_PAUSE_MAX_S)
             self._woken.clear()
             try:
                 async with asyncio.timeout(min(pause_s, limits.WAKE_PAUSE_MAX_S)):

@@ -168,16 +168,10 @@ class FrontLink:
             "--body-bytes-max", str(serving.body_bytes_max), "--device-id", self._config.device_id,
             "--log-level", self._config.log_level,
         ]  # fmt: skip
-        process = start(
-            command, pass_fds=[self._listener.fileno()], folder=self._run_dir, on_exit=lambda: None
-        )
+        process = start(command, pass_fds=[self._listener.fileno()], folder=self._run_dir, on_exit=lambda: None)
         try:
-            channel = await connect_when_up(
-                path, process, self._on_event, self.forget, timeout_s=limits.FRONT_START_S
-            )
-            await channel.request(
-                "hello", timeout_s=limits.FRONT_START_S, role="control", generation=self._generation
-            )
+            channel = await connect_when_up(path, process, self._on_event, self.forget, timeout_s=limits.FRONT_START_S)
+            await channel.request("hello", timeout_s=limits.FRONT_START_S, role="control", generation=self._generation)
         except HoldfastError as error:
             process.kill()
             self._note_death()

@@ -81,9 +81,7 @@ async def plan_load(library: Library, digest: str, engines: tuple[str, ...]) -> 
         manifest = verified.manifest
         profile = manifest.profile_for(engines)
         if profile is None:
-            raise LoadFailed(
-                Reason.INCOMPATIBLE, f"{manifest.label()} has no profile for engines {', '.join(engines)}"
-            )
+            raise LoadFailed(Reason.INCOMPATIBLE, f"{manifest.label()} has no profile for engines {', '.join(engines)}")
         plan = LoadPlan(manifest, digest, profile)
         golden = manifest.golden
         wanted = dict.fromkeys((*profile.files(), *golden.inputs.values(), *golden.outputs.values()))

@@ -97,11 +97,7 @@ class Pool:
 
     def up(self, model: str, digest: str) -> list[Worker]:
         """Loaded workers of this snapshot, oldest first."""
-        return [
-            w
-            for w in self._workers.values()
-            if (w.model, w.digest, w.stage) == (model, digest, WorkerStage.UP)
-        ]
+        return [w for w in self._workers.values() if (w.model, w.digest, w.stage) == (model, digest, WorkerStage.UP)]
 
     def get(self, worker_id: str) -> Worker | None:
         """A living worker, or one that ended a moment ago."""
@@ -157,11 +153,7 @@ class Pool:
                 if worker.stage is WorkerStage.ENDING:
                     await self._end(worker)
                     return
-                if (
-                    failure.why is Reason.LOAD_CRASH
-                    and worker.exit_signal == 9
-                    and attempt < limits.LOAD_KILLED_MAX
-                ):
+                if failure.why is Reason.LOAD_CRASH and worker.exit_signal == 9 and attempt < limits.LOAD_KILLED_MAX:
                     log.warning(
                         "load_killed_from_outside",
                         model=worker.model,
@@ -203,9 +195,7 @@ class Pool:
         worker.channel = await connect_when_up(
             worker.socket, worker.process, lambda _h: None, lambda _c: None, timeout_s=timeout_s
         )
-        await worker.channel.request(
-            "hello", timeout_s=timeout_s, role="control", generation=self._generation
-        )
+        await worker.channel.request("hello", timeout_s=timeout_s, role="control", generation=self._generation)
         return await load(worker.channel, plan, timeout_s=timeout_s)
 
     async def _death_reason(self, worker: Worker) -> Reason:
@@ -220,11 +210,7 @@ class Pool:
         if worker.process:
             worker.process.kill()
         self._forget(worker)
-        reason = (
-            Reason.LOAD_MEMORY
-            if worker.exit_signal == 9 and failure.why is Reason.LOAD_CRASH
-            else failure.why
-        )
+        reason = Reason.LOAD_MEMORY if worker.exit_signal == 9 and failure.why is Reason.LOAD_CRASH else failure.why
         log.warning("bring_up_failed", model=worker.model, snapshot=worker.digest, worker=worker.worker_id,
                     reason=reason.value, detail=failure.message, next_step=reason.next_step)  # fmt: skip
         self._post(ev.BringUpFailed(worker.model, worker.digest, reason, failure.message))

@@ -85,11 +85,7 @@ class Zygotes:
         """Take back a fork server of an earlier runtime; False if it no longer fits the settings."""
         engine = str(hello.get("engine"))
         settings = self._config.engines.get(engine)
-        if (
-            settings is None
-            or engine in self._zygotes
-            or not _same_file(settings.python, str(hello.get("python")))
-        ):
+        if settings is None or engine in self._zygotes or not _same_file(settings.python, str(hello.get("python"))):
             return False
         self._zygotes[engine] = _zygote(engine, process, channel, hello)
         return True
@@ -132,14 +128,10 @@ class Zygotes:
         try:
             process = start(command, folder=self._run_dir, on_exit=lambda: None)
         except OSError as error:
-            raise Unavailable(
-                f"cannot start {settings.python}: {error}", reason=Reason.ENGINE_MISSING
-            ) from error
+            raise Unavailable(f"cannot start {settings.python}: {error}", reason=Reason.ENGINE_MISSING) from error
         try:
             channel = await self._connect(path, process)
-            hello, _ = await channel.request(
-                "hello", timeout_s=HELLO_S, role="control", generation=self._generation
-            )
+            hello, _ = await channel.request("hello", timeout_s=HELLO_S, role="control", generation=self._generation)
         except HoldfastError as error:
             process.kill()
             raise Unavailable(

@@ -17,12 +17,10 @@ os.environ.setdefault("GLOG_minloglevel", "2")
 
 if "edge_agent" not in sys.modules and not __package__:
     _package = types.ModuleType("edge_agent")
-    _package.__path__ = [os.path.dirname(os.path.dirname(os.path.abspath(__file__)))]  # type: ignore[attr-defined]
+    _package.__path__ = [os.path.dirname(os.path.dirname(os.path.abspath(__file__)))]
     sys.modules["edge_agent"] = _package
     sys.path = [
-        entry
-        for entry in sys.path
-        if os.path.abspath(entry or ".") != os.path.dirname(os.path.abspath(__file__))
+        entry for entry in sys.path if os.path.abspath(entry or ".") != os.path.dirname(os.path.abspath(__file__))
     ]
 
 

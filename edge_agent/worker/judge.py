@@ -21,7 +21,7 @@ class GoldenMalformed(Exception):
 class Golden(NamedTuple):
     """Golden vectors: per tensor, in manifest order, an array of shape (count, *tensor shape)."""
 
-    count: int
+    vectors: int
     inputs: List[np.ndarray]
     outputs: List[np.ndarray]
 
@@ -77,12 +77,10 @@ def _read_array(fds: Dict[str, int], names: Dict[str, str], spec: TensorSpec, co
     return np.ascontiguousarray(value)
 
 
-def prove(
-    run: Callable[[List[np.ndarray]], List[np.ndarray]], golden: Golden, rtol: float, atol: float
-) -> Verdict:
+def prove(run: Callable[[List[np.ndarray]], List[np.ndarray]], golden: Golden, rtol: float, atol: float) -> Verdict:
     """Run every golden vector and compare: abs(a - b) <= atol + rtol * abs(b), same dtype, same shape."""
     worst_abs = worst_rel = 0.0
-    for vector in range(golden.count):
+    for vector in range(golden.vectors):
         got = run([np.ascontiguousarray(value[vector]) for value in golden.inputs])
         for position, reference in enumerate(golden.outputs):
             expected, answer = reference[vector], got[position]
@@ -106,7 +104,7 @@ def prove(
                     vector, position, worst_abs, atol, rtol,
                 )  # fmt: skip
                 return Verdict(False, vector + 1, worst_abs, worst_rel, "proof", text)
-    return Verdict(True, golden.count, worst_abs, worst_rel, None, "")
+    return Verdict(True, golden.vectors, worst_abs, worst_rel, None, "")
 
 
 def _as_finite(answer: np.ndarray, expected: np.ndarray) -> bool:

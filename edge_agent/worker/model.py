@@ -99,9 +99,7 @@ def _parse(
 
 
 def _specs(entries: Sequence[Dict[str, Any]]) -> Tuple[TensorSpec, ...]:
-    specs = tuple(
-        TensorSpec(str(e["name"]), str(e["dtype"]), tuple(int(d) for d in e["shape"])) for e in entries
-    )
+    specs = tuple(TensorSpec(str(e["name"]), str(e["dtype"]), tuple(int(d) for d in e["shape"])) for e in entries)
     for spec in specs:
         if spec.dtype not in wire.DTYPES:
             raise ValueError("dtype %r" % spec.dtype)
@@ -134,7 +132,7 @@ def _input_fault(loaded: Loaded, request: wire.DataRequest, slot_bytes: int) -> 
     if len(request.inputs) != len(loaded.inputs):
         return "%d inputs, the model wants %d" % (len(request.inputs), len(loaded.inputs))
     for position, (tensor, spec) in enumerate(zip(request.inputs, loaded.inputs)):
-        if tensor.index != position or tensor.dtype != spec.dtype:
+        if tensor.position != position or tensor.dtype != spec.dtype:
             return "input %d is %s, the model wants %s" % (position, tensor.dtype, spec.dtype)
         fault = wire.shape_fault(spec.shape, tensor.dims)
         if fault:

@@ -44,7 +44,7 @@ def prove(descriptor_path: str) -> int:
 def _write_outputs(descriptor: Dict[str, Any], loaded: Any, engine: Any) -> None:
     rows: List[List[np.ndarray]] = [
         engine.run([np.ascontiguousarray(value[vector]) for value in loaded.golden.inputs])
-        for vector in range(loaded.golden.count)
+        for vector in range(loaded.golden.vectors)
     ]
     for position, spec in enumerate(loaded.outputs):
         path = os.path.join(str(descriptor["outputs_to"]), spec.name + ".npy")

@@ -124,9 +124,7 @@ class ControlServer:
             return
         generation = header.get("generation")
         if not isinstance(generation, int) or generation < self.generation:
-            self.refuse(
-                connection, header, "old_generation", "a runtime of generation %d was here" % self.generation
-            )
+            self.refuse(connection, header, "old_generation", "a runtime of generation %d was here" % self.generation)
             return
         if self.controller is not None and self.controller is not connection:
             self._drop(self.controller)
@@ -150,9 +148,7 @@ class ControlServer:
 
     def refuse(self, connection: Connection, header: Dict[str, Any], word: str, text: str) -> None:
         """Say no, with a word for programs and a line for people."""
-        wire.send_frame(
-            connection.sock, {"reply": header.get("id"), "ok": False, "reason": word, "message": text}
-        )
+        wire.send_frame(connection.sock, {"reply": header.get("id"), "ok": False, "reason": word, "message": text})
 
     def on_controller(self) -> None:
         """A (new) controller has said hello."""

@@ -55,9 +55,9 @@ class WireError(Exception):
 
 
 class Tensor(NamedTuple):
-    """Where a tensor lies in the slot: position in manifest order, dtype, dims, byte offset and byte length."""
+    """Where a tensor lies in the slot: position in the manifest, dtype, dims, byte offset and byte length."""
 
-    index: int
+    position: int
     dtype: str
     dims: Tuple[int, ...]
     offset: int
@@ -124,9 +124,7 @@ def _parse_header(raw: bytes) -> Dict[str, Any]:
     return header
 
 
-def send_frame(
-    sock: socket.socket, header: Dict[str, Any], payload: bytes = b"", fds: Sequence[int] = ()
-) -> None:
+def send_frame(sock: socket.socket, header: Dict[str, Any], payload: bytes = b"", fds: Sequence[int] = ()) -> None:
     """Send one frame on a blocking socket, with descriptors. Raises OSError when the other side is gone."""
     data = encode_frame(dict(header, fds=len(fds)) if fds else header, payload)
     if not fds:
@@ -217,9 +215,7 @@ def _data_head(frame: bytes) -> Tuple[int, int, int, int]:
 
 
 def _pack_tensor(tensor: Tensor) -> bytes:
-    head = _TENSOR_HEAD.pack(
-        tensor.index, DTYPES[tensor.dtype][0], len(tensor.dims), tensor.offset, tensor.nbytes
-    )
+    head = _TENSOR_HEAD.pack(tensor.position, DTYPES[tensor.dtype][0], len(tensor.dims), tensor.offset, tensor.nbytes)
     return head + _DIMS[len(tensor.dims)].pack(*tensor.dims)
 
 

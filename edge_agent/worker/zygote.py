@@ -78,9 +78,7 @@ class ZygoteServer(ControlServer):
                 break
             if pid == 0:
                 break
-            exited = dict(
-                _how_it_ended(status), event="exited", worker_id=self._children.pop(pid, ""), pid=pid
-            )
+            exited = dict(_how_it_ended(status), event="exited", worker_id=self._children.pop(pid, ""), pid=pid)
             self._exits[pid] = exited
             while len(self._exits) > EXITS_REMEMBERED_MAX:
                 self._exits.popitem(last=False)
@@ -108,9 +106,7 @@ class ZygoteServer(ControlServer):
             return
         threads = _thread_count()
         if threads != 1:
-            self.refuse(
-                connection, header, "threads", "%d threads run here: a fork would not be safe" % threads
-            )
+            self.refuse(connection, header, "threads", "%d threads run here: a fork would not be safe" % threads)
             return
         orphan_timeout_s = float(header.get("orphan_timeout_s", 60.0))
         address_space_bytes = header.get("address_space_bytes")

@@ -47,9 +47,7 @@ class NumpyEngine(Engine):
     ) -> None:
         """Raises LoadRefused for anything that is not exactly such a model."""
         if files.format != "holdfast-numpy" or files.parameters_fd < 0:
-            raise LoadRefused(
-                "the numpy engine loads format holdfast-numpy with parameters, not %r" % files.format
-            )
+            raise LoadRefused("the numpy engine loads format holdfast-numpy with parameters, not %r" % files.format)
         layers = _parse_program(_read(files.program_fd, PROGRAM_BYTES_MAX))
         weights = np.frombuffer(_read(files.parameters_fd, PARAMETERS_BYTES_MAX), dtype="<f4")
         at = 0

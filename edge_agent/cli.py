@@ -1,0 +1,248 @@
+"""`edge-agent`: the operator's commands on the device. What they do is asked of the running agent; nothing is decided here.
+
+stdout carries results (one JSON document with --json), stderr everything else. Exit 0 done, 1 refused or failed, 2 usage.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from edge_agent import AGENT_VERSION
+from edge_agent.client import AdminClient, import_bundle, wait_until_settled
+from edge_agent.config import Config, load_config
+from edge_agent.contract.errors import HoldfastError, Rejected
+from edge_agent.offer.bundle_reader import BundleReader
+
+Command = Callable[..., None]
+
+
+def _says_what_to_do(command: Command) -> Command:
+    """Errors of ours become one line on stderr, what to do, and their exit code."""
+
+    @wraps(command)
+    def wrapped(*arguments: Any, **options: Any) -> None:
+        try:
+            command(*arguments, **options)
+        except HoldfastError as error:
+            click.echo(f"edge-agent: {error.message}", err=True)
+            if error.next_step:
+                click.echo(f"  -> {error.next_step}", err=True)
+            if options.get("as_json"):
+                _print_json(
+                    {"ok": False, "reason": error.reason.value if error.reason else None, "message": error.message}
+                )
+            sys.exit(error.exit_code)
+
+    return wrapped
+
+
+config_option = click.option(
+    "--config", "config_path", type=click.Path(path_type=Path), default=Path("agent.toml"), envvar="HOLDFAST_CONFIG",
+    show_default=True, help="The agent's settings.",
+)  # fmt: skip
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(AGENT_VERSION)
+def main() -> None:
+    """Serve models that were proven on this device, whatever happens to network, disk or releases."""
+
+
+@main.command()
+@config_option
+@_says_what_to_do
+def run(config_path: Path) -> None:
+    """Run the agent in the foreground (a service manager restarts it)."""
+    from edge_agent.logs import set_up_logs
+    from edge_agent.runtime.app import Runtime
+
+    config = load_config(config_path)
+    set_up_logs(config.log_level, process="runtime", device_id=config.device_id)
+    asyncio.run(Runtime(config).run())
+
+
+@main.command("import")
+@click.argument("bundle_path", metavar="BUNDLE", type=click.Path(path_type=Path))
+@click.option("--retry", is_flag=True, help="Try a snapshot again that is quarantined here.")
+@click.option("--wait-s", default=120.0, show_default=True, help="How long to follow the snapshot.")
+@click.option("--no-wait", is_flag=True, help="Return as soon as every chunk is stored.")
+@config_option
+@json_option
+@_says_what_to_do
+def import_command(
+    bundle_path: Path, retry: bool, wait_s: float, no_wait: bool, config_path: Path, as_json: bool
+) -> None:
+    """Offer a snapshot from a BUNDLE file: verified, proven here, then served. Also repairs damaged chunks."""
+    config = load_config(config_path)
+    with BundleReader(bundle_path) as bundle:
+        model, version = _claimed_label(bundle.manifest_raw)
+        begun = import_bundle(
+            config, bundle, model=model, version=version, retry=retry, wait_s=wait_s, progress=_show_progress
+        )
+    if no_wait:
+        _print_result(as_json, {"ok": True, **begun}, f"{begun['model']}@{begun['version']}: all chunks are stored")
+        return
+    document = wait_until_settled(config, begun["model"], begun["digest"], wait_s)
+    _tell_outcome(as_json, begun, document)
+
+
+def _tell_outcome(as_json: bool, begun: dict[str, Any], document: dict[str, Any]) -> None:
+    label, digest = f"{begun['model']}@{begun['version']}", begun["digest"]
+    for record in document["quarantined"]:
+        if record["digest"] == digest and record["blocked"]:
+            from edge_agent.contract.reasons import Reason
+
+            raise Rejected(
+                f"{label} is quarantined: {record['reason']}: {record['detail']}", reason=Reason(record["reason"])
+            )
+    active = document["active"]
+    serves = active is not None and active["digest"] == digest
+    candidate = document["candidate"]
+    if serves:
+        state = "serves, in probation" if candidate and candidate["digest"] == digest else "serves"
+    else:
+        known = {snapshot["digest"]: snapshot for snapshot in document["snapshots"]}
+        if digest not in known or known[digest]["damaged"]:
+            raise Rejected(f"{label} was not taken in", next_step="See `edge-agent history`")
+        state = "is stored whole; another snapshot serves"
+    _print_result(as_json, {"ok": True, "serving": serves, "model": document, "digest": digest}, f"{label} {state}")
+
+
+@main.command()
+@config_option
+@json_option
+@_says_what_to_do
+def status(config_path: Path, as_json: bool) -> None:
+    """What serves, what is being brought in, what failed and why."""
+    with AdminClient(load_config(config_path)) as client:
+        document = client.ask("status")[0]["status"]
+    if as_json:
+        _print_json(document)
+        return
+    from edge_agent.cli_text import print_status
+
+    print_status(document)
+
+
+@main.command()
+@click.argument("model", required=False)
+@click.option("--newest", default=50, show_default=True, help="How many lines.")
+@config_option
+@json_option
+@_says_what_to_do
+def history(model: str | None, newest: int, config_path: Path, as_json: bool) -> None:
+    """The journal: what happened here, and why."""
+    with AdminClient(load_config(config_path)) as client:
+        lines = client.ask("history", model=model, newest=newest)[0]["lines"]
+    if as_json:
+        _print_json({"lines": lines})
+        return
+    from edge_agent.cli_text import print_history
+
+    print_history(lines)
+
+
+@main.command()
+@click.argument("model")
+@click.option("--to", "version", help="The version to go back to; default: the last good one.")
+@config_option
+@json_option
+@_says_what_to_do
+def rollback(model: str, version: str | None, config_path: Path, as_json: bool) -> None:
+    """Put an older snapshot of MODEL back, now and without any network."""
+    with AdminClient(load_config(config_path)) as client:
+        document = client.ask("rollback", model=model, version=version)[0]["model"]
+    _print_result(as_json, {"ok": True, "model": document}, f"{model}@{document['active']['version']} serves")
+
+
+@main.command()
+@config_option
+@json_option
+@_says_what_to_do
+def verify(config_path: Path, as_json: bool) -> None:
+    """Hash every stored byte of every snapshot again. Exit 1 when something is damaged."""
+    with AdminClient(load_config(config_path)) as client:
+        damaged = client.ask("verify")[0]["damaged_chunks"]
+    total = sum(damaged.values())
+    _print_result(
+        as_json, {"ok": total == 0, "damaged_chunks": damaged}, f"{total} damaged chunks in {len(damaged)} snapshots"
+    )
+    if total:
+        click.echo("  -> Import the bundle of the damaged snapshot again: only its damaged chunks are taken", err=True)
+        sys.exit(1)
+
+
+@main.command()
+@click.argument("bundle_path", metavar="BUNDLE", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The factory file to write.")
+@config_option
+@json_option
+@_says_what_to_do
+def factory(bundle_path: Path, out: Path, config_path: Path, as_json: bool) -> None:
+    """Make the read-only factory snapshot from a BUNDLE: the last rung of the ladder."""
+    from edge_agent.factory_command import make_factory
+
+    label = make_factory(load_config(config_path), bundle_path, out)
+    _print_result(as_json, {"ok": True, "factory": str(out), "snapshot": label}, f"{out} holds {label}")
+
+
+@main.command()
+@config_option
+@json_option
+@_says_what_to_do
+def doctor(config_path: Path, as_json: bool) -> None:
+    """Check settings, folders, engines and the factory snapshot without a running agent."""
+    from edge_agent.doctor import examine
+
+    checks = examine(load_config(config_path))
+    for check in checks:
+        click.echo(f"{'ok ' if check.passed else 'BAD'}  {check.name}: {check.detail}", err=as_json)
+        if not check.passed:
+            click.echo(f"     -> {check.next_step}", err=True)
+    passed = all(check.passed for check in checks)
+    if as_json:
+        _print_json({"ok": passed, "checks": [msgspec.to_builtins(check) for check in checks]})
+    sys.exit(0 if passed else 1)
+
+
+def _claimed_label(manifest_raw: bytes) -> tuple[str, str]:
+    """Name and version as the unverified manifest states them; empty when it cannot be read."""
+    try:
+        document = msgspec.json.decode(manifest_raw)
+    except (msgspec.DecodeError, RecursionError):
+        return "", ""
+    if not isinstance(document, dict):
+        return "", ""
+    return str(document.get("name", "")), str(document.get("version", ""))
+
+
+def _show_progress(done: int, total: int) -> None:
+    if total and sys.stderr.isatty():
+        click.echo(f"\r{done}/{total} chunks", err=True, nl=done == total)
+
+
+def _print_result(as_json: bool, document: dict[str, Any], text: str) -> None:
+    if as_json:
+        _print_json(document)
+    else:
+        click.echo(text)
+
+
+def _print_json(document: Any) -> None:
+    click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+__all__ = ["Config", "main"]
+
+if __name__ == "__main__":
+    main()

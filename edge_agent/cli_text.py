@@ -1,0 +1,60 @@
+"""Status and history as text for people; the documents themselves come from the agent."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from edge_agent.contract.reasons import Reason
+
+
+def print_status(document: dict[str, Any]) -> None:
+    """One table per device, then what needs attention."""
+    console = Console(soft_wrap=True)
+    console.print(f"[bold]{document['device_id']}[/] agent {document['agent_version']} on http://{document['http']}")
+    if document["storage"]:
+        _say(console, "state folder", document["storage"])
+    table = Table("model", "serves", "status", "last good", "candidate", "workers", "fallbacks")
+    for name, model in document["models"].items():
+        candidate = model["candidate"]
+        table.add_row(
+            name,
+            model["active"]["version"] if model["active"] else "[red]nothing[/]",
+            model["status"] if model["serving"] else f"[red]{model['status']}[/]",
+            model["last_good"]["version"] if model["last_good"] else "-",
+            f"{candidate['version']} ({candidate['phase']})" if candidate else "-",
+            str(model["workers"]),
+            str(model["fallbacks"]),
+        )
+    console.print(table)
+    for name, model in document["models"].items():
+        if model["reason"]:
+            _say(console, name, model["reason"])
+        for snapshot in model["snapshots"]:
+            if snapshot["damaged"]:
+                _say(console, f"{name}@{snapshot['version']}", Reason.DAMAGE.value)
+        for record in model["quarantined"]:
+            _say(console, f"{name}@{record['version']}", record["reason"], record["detail"])
+
+
+def _say(console: Console, what: str, word: str, detail: str = "") -> None:
+    try:
+        reason = Reason(word)
+    except ValueError:
+        console.print(f"{what}: {word} {detail}")
+        return
+    console.print(f"[yellow]{what}[/]: {word}: {reason.log_line}. {detail}", highlight=False)
+    console.print(f"  -> {reason.next_step}", highlight=False)
+
+
+def print_history(lines: list[dict[str, Any]]) -> None:
+    """One line a fact, oldest first."""
+    console = Console(soft_wrap=True, highlight=False)
+    for line in lines:
+        at = datetime.fromtimestamp(line["at_unix_ms"] / 1000, UTC).isoformat(timespec="milliseconds")
+        what = f"{line['model']}@{line['version']}" if line["version"] else line["model"]
+        parts = [line["kind"], line["phase"], line["reason"], line["detail"]]
+        console.print(f"{at}  {what:24}  " + "  ".join(str(part) for part in parts if part))

@@ -1,0 +1,37 @@
+"""Making the factory snapshot from a bundle, verified as at an import; the file's form is `store.factory`'s."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from edge_agent.config import Config
+from edge_agent.contract.evidence import encode_evidence
+from edge_agent.offer.bundle_reader import BundleReader
+from edge_agent.runtime.library import read_pinned_root, utc_now
+from edge_agent.store.factory import write_factory
+from edge_agent.trust.chain import verify_offer
+from edge_agent.trust.verified import DeviceProfile, TufVersions
+
+
+def make_factory(config: Config, bundle_path: Path, out: Path) -> str:
+    """Write `out`; the snapshot's label. Raises Rejected or Unavailable."""
+    with BundleReader(bundle_path) as bundle:
+        verified = verify_offer(
+            bundle.evidence,
+            bundle.manifest_raw,
+            pinned_root=read_pinned_root(Path(config.trusted_root)),
+            now=utc_now(),
+            seen=TufVersions(),
+            device=DeviceProfile(config.device_type, tuple(config.engines), frozenset(config.models)),
+        )
+        write_factory(
+            out,
+            verified.digest,
+            verified.manifest,
+            verified.raw,
+            encode_evidence(verified.evidence),
+            ((sha256, bundle.chunk(sha256)) for sha256 in verified.manifest.chunk_hashes()),
+            time.time_ns() // 1_000_000,
+        )
+    return verified.manifest.label()

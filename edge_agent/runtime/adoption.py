@@ -1,0 +1,118 @@
+"""Finding the children of an earlier runtime: whoever listens in the run folder is asked who it is, and taken back or ended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from edge_agent.contract import limits
+from edge_agent.contract.errors import HoldfastError
+from edge_agent.core.state import LiveWorker
+from edge_agent.runtime.channel import Channel, Header, connect
+from edge_agent.runtime.front_link import FrontLink
+from edge_agent.runtime.pool import Pool
+from edge_agent.runtime.process import ProcessHandle
+
+log = structlog.get_logger()
+
+
+@dataclass
+class Found:
+    """A living child: its connection, process and own words."""
+
+    path: Path
+    channel: Channel
+    process: ProcessHandle
+    hello: Header
+
+
+class Adoption:
+    """One pass over the run folder at a boot."""
+
+    def __init__(self, run_dir: Path, generation: int, pool: Pool, front: FrontLink) -> None:
+        self._run_dir = run_dir
+        self._generation = generation
+        self._pool = pool
+        self._front = front
+
+    async def run(self, models_by_digest: dict[str, str]) -> tuple[LiveWorker, ...]:
+        """Take back what fits; end the rest. The loaded workers that were taken back."""
+        live: list[LiveWorker] = []
+        for path in sorted(self._run_dir.glob("*.sock")):
+            if path.name == "admin.sock":
+                continue
+            found = await self._ask(path)
+            if found is None:
+                path.unlink(missing_ok=True)
+                continue
+            worker = await self._take(found, models_by_digest)
+            if worker is not None:
+                live.append(worker)
+        return tuple(live)
+
+    async def _ask(self, path: Path) -> Found | None:
+        routed: list[Found] = []
+
+        def on_event(header: Header) -> None:
+            if routed:
+                self._on_event(routed[0], header)
+
+        def on_closed() -> None:
+            if routed:
+                self._on_closed(routed[0])
+
+        channel: Channel | None = None
+        process: ProcessHandle | None = None
+        try:
+            channel = await connect(path, on_event, on_closed, timeout_s=limits.ADOPTION_S)
+            process = ProcessHandle(channel.peer_pid, lambda: self._on_exit(routed[0]) if routed else None)
+            hello, _ = await channel.request(
+                "hello", timeout_s=limits.ADOPTION_S, role="control", generation=self._generation
+            )
+        except (HoldfastError, ProcessLookupError) as error:
+            log.info("child_not_adopted", socket=path.name, detail=str(error))
+            if channel is not None:
+                channel.close()
+            if process is not None:
+                process.kill()  # it listens but does not answer: it would hold memory and port for nothing
+            return None
+        found = Found(path, channel, process, hello)
+        routed.append(found)
+        return found
+
+    async def _take(self, found: Found, models_by_digest: dict[str, str]) -> LiveWorker | None:
+        kind = found.hello.get("kind")
+        worker_id, digest = str(found.hello.get("worker_id")), str(found.hello.get("digest"))
+        adopted = False
+        if kind == "worker" and found.hello.get("state") == "ready" and digest in models_by_digest:
+            self._pool.adopt(worker_id, models_by_digest[digest], digest, found.path, found.channel, found.process)
+            log.info("worker_adopted", worker=worker_id, snapshot=digest, pid=found.process.pid)
+            return LiveWorker(worker_id, digest)
+        if kind == "zygote":
+            adopted = await self._pool.zygotes.adopt(found.channel, found.process, found.hello)
+        elif kind == "front":
+            adopted = await self._front.adopt(found.channel, found.process)
+        log.info("child_adopted" if adopted else "child_ended", kind=kind, pid=found.process.pid)
+        if not adopted:
+            found.channel.close()
+            found.process.kill()
+        return None
+
+    def _on_event(self, found: Found, header: Header) -> None:
+        if found.hello.get("kind") == "zygote":
+            self._pool.zygotes.on_event(header)
+        elif found.hello.get("kind") == "front":
+            self._front.on_event(header)
+
+    def _on_closed(self, found: Found) -> None:
+        if found.hello.get("kind") == "zygote":
+            self._pool.zygotes.forget(found.channel)
+        elif found.hello.get("kind") == "front":
+            self._front.forget(found.channel)
+
+    def _on_exit(self, found: Found) -> None:
+        worker = self._pool.get(str(found.hello.get("worker_id")))
+        if worker is not None:
+            self._pool.note_process_exit(worker)

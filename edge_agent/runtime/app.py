@@ -1,0 +1,262 @@
+"""The runtime put together: lock, store, children, executor, sockets; started in this order and ended in reverse.
+
+Each part knows only what it is given here; no decision about snapshots is made in this file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from edge_agent import AGENT_VERSION
+from edge_agent.config import Config
+from edge_agent.contract import limits
+from edge_agent.contract.errors import HoldfastError, Rejected
+from edge_agent.contract.reasons import Reason
+from edge_agent.core import events as ev
+from edge_agent.core.actions import Action, DropOffer, KeepWorkers, Route, Verify
+from edge_agent.core.state import ModelState, Moment, Phase, Settings
+from edge_agent.runtime.admin import AdminServer
+from edge_agent.runtime.adoption import Adoption
+from edge_agent.runtime.crashes import CrashReporter
+from edge_agent.runtime.executor import Executor
+from edge_agent.runtime.front_link import FrontLink
+from edge_agent.runtime.library import Library, read_pinned_root
+from edge_agent.runtime.offers import OfferDesk
+from edge_agent.runtime.persistence import AgentStore
+from edge_agent.runtime.pool import Pool, Worker
+from edge_agent.runtime.process import become_subreaper
+from edge_agent.runtime.retention import Retention
+from edge_agent.runtime.scrub import Scrubber
+from edge_agent.runtime.status import status_document
+from edge_agent.runtime.tasks import Tasks
+from edge_agent.store.opening import open_store
+from edge_agent.store.thread import StoreThread
+from edge_agent.trust.chain import check_pinned_root
+
+log = structlog.get_logger()
+
+
+def monotonic_and_wall() -> Moment:
+    """The one clock of the runtime."""
+    return Moment(time.monotonic(), time.time_ns() // 1_000_000)
+
+
+class Runtime:
+    """One agent's runtime process."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._state_dir = Path(config.state_dir)
+        self._run_dir = self._state_dir / "run"
+        self._lock_fd = -1
+        self._queue: asyncio.Queue[ev.Event] = asyncio.Queue()
+
+    async def run(self) -> None:
+        """Start, serve until SIGTERM or SIGINT, stop. Raises Rejected when it cannot start; bugs end the process."""
+        pinned_root = read_pinned_root(Path(self._config.trusted_root))
+        check_pinned_root(pinned_root)
+        self._lock()
+        become_subreaper()
+        await self._open(pinned_root)
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        try:
+            await self._start()
+            stopping = asyncio.create_task(stop.wait())
+            await asyncio.wait({stopping, self._tasks.failed}, return_when=asyncio.FIRST_COMPLETED)
+            if self._tasks.failed.done():
+                self._tasks.failed.result()
+        finally:
+            await self._end()
+
+    def _lock(self) -> None:
+        """One runtime per state folder. Raises Rejected when another one runs, or the folder cannot be made."""
+        try:
+            self._run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._lock_fd = os.open(self._state_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            self._lock_fd = self._lock_read_only(error)
+        try:
+            fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Rejected(
+                f"another agent runs on {self._state_dir}",
+                next_step="Stop it first, or give this one a state_dir of its own",
+            ) from None
+
+    def _lock_read_only(self, error: OSError) -> int:
+        """On a read-only disk the folder itself is locked; sockets then live in a temporary folder."""
+        if not (self._state_dir / "models.db").is_file():
+            raise Rejected(
+                f"the state folder {self._state_dir} cannot be written: {error.strerror}",
+                next_step="Make it writable for the agent's user, or set another state_dir in agent.toml",
+            ) from error
+        if not os.access(self._run_dir, os.W_OK):
+            self._run_dir = Path(f"/tmp/holdfast-{self._config.device_id}-{os.getuid()}/run")
+            self._run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return os.open(self._state_dir, os.O_RDONLY | os.O_CLOEXEC)
+
+    async def _open(self, pinned_root: bytes) -> None:
+        config = self._config
+        self._tasks = Tasks()
+        self._thread = StoreThread()
+        opened = await self._thread.call(open_store, self._state_dir, monotonic_and_wall().unix_ms)
+        for note in opened.notes:
+            log.warning("store_note", detail=note)
+        self._store = AgentStore(self._thread, opened.agent, config.device_id, opened.read_only)
+        generation = await self._store.begin()
+        factories = {name: Path(model.factory) for name, model in config.models.items() if model.factory}
+        self._library = Library(self._thread, opened.models, factories, pinned_root)
+        saved = await self._store.states()
+        states = [saved.get(name) or ModelState(name) for name in config.models]
+        self._executor = Executor(self._store, self, monotonic_and_wall, states)
+        self._executor.storage_reason = opened.read_only
+        self._front = FrontLink(
+            config, self._run_dir, generation, self._library.manifest, self._workers_of, self._post, self._tasks
+        )
+        self._pool = Pool(config, self._library, self._run_dir, generation, self._post, self._front, self._tasks)
+        crashes = CrashReporter(self._post, self._tasks)
+        self._crashes = crashes
+        self._pool.on_exit_status = crashes.died
+        self._front.listeners = self
+        self._front.gauges = self._gauges
+        self._desk = OfferDesk(config, self._library, self._executor, pinned_root, self._tasks)
+        self._scrubber = Scrubber(config, self._library, self._executor)
+        self._admin = AdminServer(self._executor, self._desk, self._scrubber, self._store, self.status)
+        self._retention = Retention(config, self._library, self._executor)
+        self._generation = generation
+
+    async def _start(self) -> None:
+        config = self._config
+        known = await self._library.scan(frozenset(config.models))
+        by_digest = {}
+        for snapshot in known:
+            manifest = self._library.manifest(snapshot.digest)
+            if manifest is not None:
+                by_digest[snapshot.digest] = manifest.name
+        adoption = Adoption(self._run_dir, self._generation, self._pool, self._front)
+        live = await adoption.run(by_digest)
+        if not self._front.address:
+            self._front.bind()
+        self._tasks.spawn(self._executor.run(), name="executor")
+        self._tasks.spawn(self._feed(), name="events")
+        for name, model in config.models.items():
+            mine = tuple(snapshot for snapshot in known if by_digest.get(snapshot.digest) == name)
+            workers = tuple(worker for worker in live if by_digest.get(worker.digest) == name)
+            settings = Settings(model.probation_s, model.allow_interface_change, model.spare)
+            await self._executor.post(ev.Booted(name, settings, mine, workers))
+            self._resume_offer(name)
+        self._tasks.spawn(self._front.run(), name="front")
+        await self._admin.start(self._run_dir / "admin.sock")
+        self._tasks.spawn(self._scrubber.run(), name="scrub")
+        self._tasks.spawn(self._retention.run(), name="retention")
+        log.info("agent_up", version=AGENT_VERSION, http=self._front.address, boot=self._generation,
+                 snapshots=len(known), adopted_workers=len(live))  # fmt: skip
+
+    def _resume_offer(self, model: str) -> None:
+        """A half-received offer of an earlier runtime waits for whoever offers it again, but not for ever."""
+        state = self._executor.state(model)
+        if state.phase is Phase.FETCHING and state.candidate is not None:
+            self._tasks.spawn(self._abandon_later(model, state.candidate.digest), name="abandon-old-offer")
+
+    async def _abandon_later(self, model: str, digest: str) -> None:
+        await asyncio.sleep(limits.OFFER_KEPT_S)
+        if not any(offer["digest"] == digest for offer in self._desk.describe()):
+            await self._desk.abandon(model, digest)
+
+    async def _end(self) -> None:
+        log.info("agent_stopping")
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limits.STOP_S):
+                self._front.ending = True
+                await self._admin.end()
+                await self._front.end()
+                await self._pool.end()
+        await self._tasks.end()
+        self._thread.end()
+        os.close(self._lock_fd)
+
+    # ---- the executor's actor
+
+    def act(self, action: Action) -> None:
+        """Start an action of the core; outcomes come back as events."""
+        match action:
+            case KeepWorkers():
+                self._pool.keep(action.model, action.digests)
+            case Route():
+                self._front.set_route(action.model, action.digest, action.reason)
+            case Verify():
+                self._tasks.spawn(self._verify(action), name=f"verify-{action.digest[:12]}")
+            case DropOffer():
+                self._tasks.spawn(self._desk.drop(action.digest), name=f"drop-{action.digest[:12]}")
+
+    async def _verify(self, action: Verify) -> None:
+        """Evidence, then every byte, in pieces that nothing waits for."""
+        model, digest = action.model, action.digest
+        try:
+            verified = await self._library.verified(digest)
+            if not self._library.is_only_in_factory(digest):
+                await self._library.discard_damage(verified.manifest)
+                missing = await self._library.missing(digest)
+                if missing:
+                    self._post(ev.VerifyFailed(model, digest, Reason.DAMAGE, f"{len(missing)} chunks are damaged"))
+                    return
+        except HoldfastError as error:
+            self._post(ev.VerifyFailed(model, digest, error.reason or Reason.DAMAGE, error.message))
+            return
+        self._post(ev.VerifyPassed(model, digest))
+
+    # ---- what others ask
+
+    def _post(self, event: ev.Event) -> None:
+        self._queue.put_nowait(event)
+
+    async def _feed(self) -> None:
+        """Facts from children, in order; their number is bounded by the number of children and requests."""
+        while True:  # ends by cancellation
+            await self._executor.post(await self._queue.get())
+
+    def _workers_of(self, model: str, digest: str) -> list[Worker]:
+        return self._pool.up(model, digest)
+
+    def lost_request(self, worker_id: str, fingerprint: str) -> None:
+        """The front lost a worker with this request in flight."""
+        self._crashes.lost_request(worker_id, fingerprint)
+
+    def hung_request(self, worker_id: str, fingerprint: str) -> None:
+        """The front waited too long for this worker: it is ended, and that speaks against the snapshot."""
+        worker = self._pool.kill_hung(worker_id)
+        if worker is not None:
+            log.warning(
+                "worker_hung", worker=worker_id, model=worker.model, snapshot=worker.digest, request=fingerprint
+            )
+            self._crashes.hung(worker, fingerprint)
+
+    def _gauges(self) -> dict[str, float]:
+        values: dict[str, float] = {"storage_writable": 0.0 if self._executor.storage_reason else 1.0}
+        for state in self._executor.states():
+            values[f"fallbacks:{state.model}"] = float(state.fallbacks)
+            values[f"damaged_snapshots:{state.model}"] = float(sum(known.damaged for known in state.known))
+            values[f"quarantined:{state.model}"] = float(len(state.quarantine))
+        return values
+
+    async def status(self) -> dict[str, Any]:
+        """The status document."""
+        return status_document(
+            self._config.device_id,
+            self._executor.states(),
+            storage_reason=self._executor.storage_reason,
+            outbox=await self._store.outbox_count(),
+            http=self._front.address,
+            pid=os.getpid(),
+        )

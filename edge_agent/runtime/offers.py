@@ -1,0 +1,159 @@
+"""Taking in an offered snapshot: verify its metadata before anything else, then only the chunks that it names.
+
+Whoever offers (an import, later the sync process) holds nothing that may not be lost: it may die, hang or lie at any step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+
+from edge_agent.config import Config
+from edge_agent.contract import limits
+from edge_agent.contract.errors import HoldfastError, Rejected, Unavailable
+from edge_agent.contract.evidence import EVIDENCE_BYTES_MAX, decode_evidence
+from edge_agent.contract.reasons import Blame, Reason
+from edge_agent.core import events as ev
+from edge_agent.runtime.executor import Executor
+from edge_agent.runtime.library import Library, known_snapshot, utc_now
+from edge_agent.runtime.tasks import Tasks
+from edge_agent.trust.chain import verify_offer
+from edge_agent.trust.verified import DeviceProfile, VerifiedManifest
+
+log = structlog.get_logger()
+
+DOCUMENT_BYTES_MAX = {"evidence": EVIDENCE_BYTES_MAX, "manifest": limits.MANIFEST_BYTES_MAX}
+
+
+@dataclass
+class Offer:
+    """What one connection has offered so far."""
+
+    documents: dict[str, bytearray] = field(default_factory=lambda: {name: bytearray() for name in DOCUMENT_BYTES_MAX})
+    verified: VerifiedManifest | None = None
+    wanted: set[str] = field(default_factory=set)
+
+
+class OfferDesk:
+    """Where offers are made; several at a time, each on its own connection."""
+
+    def __init__(self, config: Config, library: Library, executor: Executor, pinned_root: bytes, tasks: Tasks) -> None:
+        self._library = library
+        self._executor = executor
+        self._pinned_root = pinned_root
+        self._tasks = tasks
+        self._device = DeviceProfile(
+            device_type=config.device_type, engines=tuple(config.engines), models=frozenset(config.models)
+        )
+        self._open: dict[str, Offer] = {}
+
+    def add_piece(self, offer: Offer, name: str, piece: bytes) -> None:
+        """A piece of the evidence or of the manifest. Raises Rejected when it grows past its bound."""
+        document = offer.documents.get(name)
+        if document is None:
+            raise Rejected(f"an offer has no document {name!r}", reason=Reason.MALFORMED)
+        if len(document) + len(piece) > DOCUMENT_BYTES_MAX[name]:
+            raise Rejected(f"{name} has more than {DOCUMENT_BYTES_MAX[name]} bytes", reason=Reason.TOO_LARGE)
+        document += piece
+
+    async def begin(self, offer: Offer, *, retry: bool, claimed_model: str, claimed_version: str) -> tuple[str, ...]:
+        """Verify, then say which chunks are wanted. Raises Rejected or Unavailable; nothing is stored then."""
+        manifest_raw = bytes(offer.documents["manifest"])
+        try:
+            verified = verify_offer(
+                decode_evidence(bytes(offer.documents["evidence"])),
+                manifest_raw,
+                pinned_root=self._pinned_root,
+                now=utc_now(),
+                seen=self._library.seen_versions(),
+                device=self._device,
+            )
+        except Rejected as refusal:
+            await self._remember_refusal(refusal, manifest_raw, claimed_model, claimed_version)
+            raise
+        if self._executor.storage_reason is Reason.READ_ONLY:
+            raise Unavailable("the state folder cannot be written", reason=Reason.READ_ONLY)
+        await self._ask(verified, complete=False, retry=retry, dry=True)
+        wanted = await self._library.begin_offer(verified)
+        offer.verified, offer.wanted = verified, set(wanted)
+        if not wanted:
+            await self._library.admit(verified.digest)
+        await self._ask(verified, complete=not wanted, retry=retry, dry=False)
+        self._open[verified.digest] = offer
+        log.info("offer_begun", model=verified.manifest.name, snapshot=verified.digest,
+                 version=verified.manifest.version, wanted_chunks=len(wanted))  # fmt: skip
+        return wanted
+
+    async def _ask(self, verified: VerifiedManifest, *, complete: bool, retry: bool, dry: bool) -> None:
+        """Put the offer to the core; a dry question finds out a refusal before anything is stored."""
+        manifest = verified.manifest
+        event = ev.OfferBegun(manifest.name, known_snapshot(manifest, verified.digest), complete, retry)
+        refusal = self._executor.would_refuse(event) if dry else (await self._executor.post(event)).refusal
+        if refusal is not None:
+            kind = Unavailable if refusal.reason.blame is Blame.DECLINED else Rejected
+            raise kind(refusal.text, reason=refusal.reason)
+
+    async def _remember_refusal(self, refusal: Rejected, manifest_raw: bytes, model: str, version: str) -> None:
+        """So that `status` shows it: digest and version are the offerer's words and are never relied on."""
+        if model not in self._device.models or refusal.reason is None:
+            return
+        digest = hashlib.sha256(manifest_raw).hexdigest()
+        words = "".join(c for c in version if c.isalnum() or c in ".+_-")[: limits.VERSION_CHARS_MAX] or "unknown"
+        await self._executor.post(ev.OfferRefused(model, digest, words, refusal.reason, refusal.message))
+
+    async def put_chunk(self, offer: Offer, sha256: str, data: bytes) -> None:
+        """One chunk that is wanted. Raises Rejected (chunk_mismatch), Unavailable (disk_full, read_only)."""
+        if offer.verified is None or sha256 not in offer.wanted:
+            raise Rejected(f"chunk {sha256[:12]} is not wanted", reason=Reason.CHUNK_MISMATCH)
+        await self._library.put_chunk(sha256, data)
+        offer.wanted.discard(sha256)
+
+    async def end(self, offer: Offer) -> VerifiedManifest:
+        """All chunks have been sent: make the snapshot visible, or say what is missing. Raises Rejected (truncated)."""
+        verified = offer.verified
+        if verified is None:
+            raise Rejected("no offer was begun", reason=Reason.OUT_OF_ORDER)
+        missing = await self._library.missing(verified.digest)
+        if missing:
+            raise Rejected(f"{len(missing)} chunks are still missing", reason=Reason.TRUNCATED)
+        manifest = verified.manifest
+        state = self._executor.state(manifest.name)
+        known = state.find(verified.digest)
+        await self._library.admit(verified.digest)
+        if state.candidate and state.candidate.digest == verified.digest:
+            await self._executor.post(ev.OfferCompleted(manifest.name, verified.digest))
+        elif known and known.damaged:
+            await self._executor.post(ev.Repaired(manifest.name, verified.digest))
+        self._open.pop(verified.digest, None)
+        return verified
+
+    def gone(self, offer: Offer) -> None:
+        """The connection ended. An unfinished offer is kept for a while, for whoever offers it again."""
+        verified = offer.verified
+        if verified is not None and self._open.get(verified.digest) is offer:
+            self._tasks.spawn(self._abandon_later(offer, verified), name="abandon-offer")
+
+    async def _abandon_later(self, offer: Offer, verified: VerifiedManifest) -> None:
+        await asyncio.sleep(limits.OFFER_KEPT_S)
+        if self._open.get(verified.digest) is offer:
+            del self._open[verified.digest]
+            await self.abandon(verified.manifest.name, verified.digest)
+
+    async def abandon(self, model: str, digest: str) -> None:
+        """Nobody came back: the core forgets the candidate (which also drops the offer)."""
+        await self._executor.post(ev.OfferAbandoned(model, digest, Reason.OFFER_ABANDONED))
+
+    async def drop(self, digest: str) -> None:
+        """Forget a half-received snapshot in the store, and collect what only it needed."""
+        with contextlib.suppress(HoldfastError):
+            await self._library.drop_offer(digest)
+            await self._library.collect_garbage()
+
+    def describe(self) -> list[dict[str, Any]]:
+        """Open offers and how much each still wants."""
+        return [{"digest": digest, "wanted_chunks": len(offer.wanted)} for digest, offer in self._open.items()]

@@ -1,0 +1,142 @@
+"""The executor's store: a transition becomes a state document, journal lines and reports in one transaction of agent.db."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import fields
+from typing import Any
+
+import structlog
+
+from edge_agent.contract import canonical, limits
+from edge_agent.contract.errors import Corrupt, HoldfastError, Unavailable
+from edge_agent.contract.reasons import Reason
+from edge_agent.contract.report import Report
+from edge_agent.core.actions import Tell
+from edge_agent.core.events import Event
+from edge_agent.core.state import ModelState, Moment
+from edge_agent.runtime.executor import decode_state, encode_state
+from edge_agent.store.agent_db import AgentDb, JournalEntry
+from edge_agent.store.thread import Priority, StoreThread
+
+log = structlog.get_logger()
+
+_QUIET_FIELDS = {"model", "settings", "known", "live", "snapshot"}  # too long for a line of the story
+
+
+class AgentStore:
+    """agent.db behind an async face; None where it is of no use now (then every commit is Unavailable)."""
+
+    def __init__(self, thread: StoreThread, agent: AgentDb | None, device_id: str, read_only: Reason | None) -> None:
+        self._thread = thread
+        self._agent = agent
+        self._device_id = device_id
+        self._read_only = read_only
+        self._incarnation = ""
+
+    async def begin(self) -> int:
+        """The number of this boot, persisted if possible; called once, before anything else."""
+        return await self._thread.call(self._begin, priority=Priority.SAFETY)
+
+    def _begin(self) -> int:
+        agent = self._agent
+        if agent is None:
+            return 0
+        try:
+            self._incarnation = agent.meta("incarnation") or ""
+            if agent.immutable:
+                return int(agent.meta("boot") or 0)
+            if not self._incarnation:
+                self._incarnation = secrets.token_hex(8)
+                agent.set_meta({"incarnation": self._incarnation})
+            return agent.next_boot()
+        except (HoldfastError, ValueError) as error:
+            log.error("boot_not_counted", detail=str(error))
+            return int(_or_zero(agent, "boot"))
+
+    async def states(self) -> dict[str, ModelState]:
+        """Saved states that can be read; the others are rebuilt from what verifies."""
+        if self._agent is None:
+            return {}
+        agent = self._agent
+        try:
+            documents = await self._thread.call(agent.states, priority=Priority.SAFETY)
+        except HoldfastError as error:
+            log.error("states_not_readable", detail=error.message)
+            return {}
+        decoded = {model: decode_state(raw) for model, raw in documents.items()}
+        for model, state in decoded.items():
+            if state is None:
+                log.error("state_not_believed", model=model, next_step="It is rebuilt from what verifies")
+        return {model: state for model, state in decoded.items() if state is not None}
+
+    async def commit(self, state: ModelState, event: Event, told: tuple[Tell, ...], now: Moment) -> None:
+        """One transaction. Raises Unavailable (disk_full, read_only) or Corrupt."""
+        agent = self._agent
+        if agent is None or agent.immutable:
+            raise Unavailable("the lifecycle cannot be saved", reason=self._read_only or Reason.READ_ONLY)
+        entries = tuple(_journal_entry(event, tell) for tell in told)
+        reports = tuple(self._report(tell, now) for tell in told)
+        await self._thread.call(
+            agent.commit_transition, state.model, encode_state(state), entries, reports, now.unix_ms,
+            priority=Priority.SAFETY,
+        )  # fmt: skip
+
+    async def journal(self, model: str | None, newest: int) -> tuple[JournalEntry, ...]:
+        """The device's story, oldest of the newest lines first."""
+        if self._agent is None:
+            return ()
+        agent = self._agent
+        return await self._thread.call(lambda: agent.journal(model=model, newest=newest))
+
+    async def outbox_count(self) -> int:
+        """Reports waiting."""
+        if self._agent is None:
+            return 0
+        try:
+            return await self._thread.call(self._agent.outbox_count)
+        except Corrupt:
+            return 0
+
+    def _report(self, tell: Tell, now: Moment) -> bytes:
+        """The fact without its number: the outbox gives it one, in the same transaction."""
+        return canonical.encode(
+            Report(
+                device_id=self._device_id,
+                incarnation=self._incarnation or "unknown",
+                number=0,
+                at_unix_ms=max(now.unix_ms, 0),
+                kind=tell.kind,
+                model=tell.model,
+                digest=tell.digest if tell.digest and len(tell.digest) == 64 else None,
+                version=tell.version or None,
+                phase=tell.phase,
+                reason=tell.reason.value if tell.reason else None,
+                detail=tell.detail[: limits.DETAIL_CHARS_MAX],
+            )
+        )
+
+
+def _journal_entry(event: Event, tell: Tell) -> dict[str, Any]:
+    cause = {
+        field.name: str(getattr(event, field.name))[: limits.DETAIL_CHARS_MAX]
+        for field in fields(event)
+        if field.name not in _QUIET_FIELDS
+    }
+    return {
+        "kind": tell.kind.value,
+        "digest": tell.digest,
+        "version": tell.version,
+        "phase": tell.phase,
+        "reason": tell.reason.value if tell.reason else None,
+        "detail": tell.detail,
+        "event": type(event).__name__,
+        "cause": cause,
+    }
+
+
+def _or_zero(agent: AgentDb, key: str) -> int:
+    try:
+        return int(agent.meta(key) or 0)
+    except (HoldfastError, ValueError):
+        return 0

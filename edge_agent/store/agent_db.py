@@ -1,0 +1,144 @@
+"""agent.db: lifecycle state, journal, outbox and marks. What a transition means is `core`'s.
+
+Invariant: a transition, its journal lines and the reports that it causes are one transaction.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edge_agent.contract import limits
+from edge_agent.store.sqlite import connect, row, rows, translated
+
+SCHEMA_VERSION = 1
+MIGRATIONS: dict[int, str] = {
+    1: """
+        CREATE TABLE IF NOT EXISTS state(model TEXT PRIMARY KEY, document BLOB NOT NULL);
+        CREATE TABLE IF NOT EXISTS journal(
+            number INTEGER PRIMARY KEY AUTOINCREMENT, at_unix_ms INTEGER NOT NULL, model TEXT NOT NULL, entry TEXT NOT NULL);
+        CREATE TABLE IF NOT EXISTS outbox(
+            number INTEGER PRIMARY KEY AUTOINCREMENT, telemetry INTEGER NOT NULL, body BLOB NOT NULL);
+        CREATE TABLE IF NOT EXISTS meta(key TEXT PRIMARY KEY, value TEXT NOT NULL);
+        PRAGMA user_version=1;
+    """,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class JournalEntry:
+    """One line of the device's story."""
+
+    number: int
+    at_unix_ms: int
+    model: str
+    entry: dict[str, Any]
+
+
+class AgentDb:
+    """One agent.db; not for several threads at once."""
+
+    def __init__(self, path: Path, *, immutable: bool = False) -> None:
+        """Raises Corrupt, or Unavailable (disk_full, read_only)."""
+        self.path = path
+        self.immutable = immutable
+        self._db = connect(path, journal="WAL", immutable=immutable)
+        with translated(path.name):
+            if not immutable:
+                (version,) = row(self._db, "PRAGMA user_version") or (0,)
+                for step in range(int(version) + 1, SCHEMA_VERSION + 1):
+                    self._db.executescript(MIGRATIONS[step])
+            for table in ("state", "meta", "journal", "outbox"):
+                self._db.execute(f"SELECT * FROM {table}").fetchall()
+
+    def close(self) -> None:
+        """Close the database (and fold its WAL in)."""
+        self._db.conn.close()
+
+    def commit_transition(
+        self,
+        model: str,
+        document: bytes,
+        entries: tuple[dict[str, Any], ...],
+        reports: tuple[bytes, ...],
+        at_unix_ms: int,
+    ) -> None:
+        """State, journal lines and reports in one transaction; journal and outbox stay within their bounds."""
+        with translated(self.path.name), self._db.atomic():
+            self._db.table("state").upsert({"model": model, "document": document}, pk="model")
+            for entry in entries:
+                self._db.table("journal").insert(
+                    {"at_unix_ms": at_unix_ms, "model": model, "entry": json.dumps(entry, ensure_ascii=False)}
+                )
+            for body in reports:
+                self._db.table("outbox").insert({"telemetry": 0, "body": body})
+            self._trim()
+
+    def states(self) -> dict[str, bytes]:
+        """The saved document of every model."""
+        with translated(self.path.name):
+            return {
+                str(model): bytes(document) for model, document in rows(self._db, "SELECT model, document FROM state")
+            }
+
+    def journal(self, *, model: str | None, newest: int) -> tuple[JournalEntry, ...]:
+        """The newest lines (of one model), oldest first."""
+        with translated(self.path.name):
+            found = rows(
+                self._db,
+                "SELECT number, at_unix_ms, model, entry FROM journal WHERE ?1 IS NULL OR model=?1 ORDER BY number DESC LIMIT ?2",
+                (model, newest),
+            )
+        return tuple(
+            JournalEntry(int(n), int(at), str(name), json.loads(entry)) for n, at, name, entry in reversed(found)
+        )
+
+    def next_boot(self) -> int:
+        """The number of this boot: one more than the last, persisted before it is used."""
+        with translated(self.path.name), self._db.atomic():
+            number = int(self.meta("boot") or 0) + 1
+            self.set_meta({"boot": str(number)})
+        return number
+
+    def meta(self, key: str) -> str | None:
+        """A small value."""
+        found = row(self._db, "SELECT value FROM meta WHERE key=?", (key,))
+        return str(found[0]) if found else None
+
+    def set_meta(self, values: dict[str, str]) -> None:
+        """Set small values, in one transaction."""
+        with translated(self.path.name), self._db.atomic():
+            for key, value in values.items():
+                self._db.table("meta").upsert({"key": key, "value": value}, pk="key")
+
+    def outbox_count(self) -> int:
+        """Reports that nobody has acknowledged yet."""
+        with translated(self.path.name):
+            found = row(self._db, "SELECT count(*) FROM outbox")
+        return int(found[0]) if found else 0
+
+    def outbox(self, *, oldest: int) -> tuple[tuple[int, bytes], ...]:
+        """(number, body) of the oldest reports."""
+        with translated(self.path.name):
+            found = rows(self._db, "SELECT number, body FROM outbox ORDER BY number LIMIT ?", (oldest,))
+        return tuple((int(number), bytes(body)) for number, body in found)
+
+    def acknowledge(self, up_to_number: int) -> None:
+        """Forget reports up to this number: somebody else has committed them."""
+        with translated(self.path.name), self._db.atomic():
+            self._db.execute("DELETE FROM outbox WHERE number<=?", [up_to_number])
+
+    def _trim(self) -> None:
+        """Oldest journal lines go first; of the outbox, telemetry goes before lifecycle facts."""
+        self._db.execute(
+            "DELETE FROM journal WHERE number <= (SELECT max(number) FROM journal) - ?", [limits.JOURNAL_ENTRIES_MAX]
+        )
+        (count,) = row(self._db, "SELECT count(*) FROM outbox") or (0,)
+        surplus = int(count) - limits.OUTBOX_REPORTS_MAX
+        if surplus > 0:
+            self._db.execute(
+                "DELETE FROM outbox WHERE number IN (SELECT number FROM outbox ORDER BY telemetry DESC, number LIMIT ?)",
+                [surplus],
+            )

@@ -1,0 +1,161 @@
+"""Opening the store at a boot, whatever became of it: damaged files are set aside, what still verifies is salvaged.
+
+What is served from the result is `core`'s decision; here no error escapes but one: a first start without a writable folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from edge_agent.contract.errors import Corrupt, HoldfastError, Rejected
+from edge_agent.contract.manifest import parse_manifest
+from edge_agent.contract.reasons import Reason
+from edge_agent.store.agent_db import AgentDb
+from edge_agent.store.models_db import ModelsDb, StoredSnapshot
+
+Database = TypeVar("Database", AgentDb, ModelsDb)
+
+SET_ASIDE_SUFFIX = ".damaged"
+COMPANIONS = ("", "-journal", "-wal", "-shm")
+
+
+@dataclass
+class Opened:
+    """The two databases (None: of no use now), whether they can be written, and what happened on the way."""
+
+    models: ModelsDb | None
+    agent: AgentDb | None
+    read_only: Reason | None
+    notes: tuple[str, ...]
+
+
+def open_store(state_dir: Path, at_unix_ms: int) -> Opened:
+    """Open both databases of this state folder. Raises Rejected only when nothing is there and nothing can be made."""
+    if not _is_writable(state_dir):
+        return _open_read_only(state_dir)
+    notes: list[str] = []
+    agent = _open_or_replace(state_dir / "agent.db", AgentDb, notes, salvage=None)
+    models = _open_or_replace(
+        state_dir / "models.db", ModelsDb, notes, salvage=lambda old, new: salvage(old, new, at_unix_ms)
+    )
+    read_only = Reason.DISK_FULL if agent is None or models is None else None
+    if models is None and (state_dir / "models.db").is_file():
+        models = _open_immutable(state_dir / "models.db", ModelsDb, notes)
+    return Opened(models, agent, read_only, tuple(notes))
+
+
+def heal(models: ModelsDb, at_unix_ms: int) -> tuple[ModelsDb, str]:
+    """Replace a models.db that turned out to be broken while in use. Raises Unavailable when that is not possible now."""
+    path = models.path
+    models.close()
+    notes: list[str] = []
+    aside = _set_aside(path)
+    fresh = ModelsDb(path)
+    notes.append(salvage(aside, fresh, at_unix_ms))
+    return fresh, notes[0]
+
+
+def salvage(old: Path, fresh: ModelsDb, at_unix_ms: int) -> str:
+    """Copy what still verifies from a damaged models.db: snapshots by digest, chunks by hash. What was saved, in words."""
+    kept_snapshots = kept_chunks = lost_chunks = 0
+    source: ModelsDb | None = None
+    with contextlib.suppress(HoldfastError):
+        source = ModelsDb(old, immutable=True)
+    if source is None:
+        return "nothing could be read"
+    try:
+        for snapshot in _readable_snapshots(source):
+            fresh.put_snapshot(snapshot, at_unix_ms)
+            kept_snapshots += 1
+            for sha256 in parse_manifest(snapshot.manifest_raw).chunk_hashes():
+                try:
+                    data = source.read_chunk(sha256)
+                except Corrupt:
+                    lost_chunks += 1
+                    continue
+                fresh.put_chunk(sha256, data)
+                kept_chunks += 1
+    finally:
+        source.close()
+    return f"{kept_snapshots} snapshots and {kept_chunks} chunks verified and kept, {lost_chunks} chunks lost"
+
+
+def _readable_snapshots(source: ModelsDb) -> tuple[StoredSnapshot, ...]:
+    with contextlib.suppress(HoldfastError):
+        return source.snapshots()
+    return ()
+
+
+def _open_or_replace(
+    path: Path, kind: Callable[..., Database], notes: list[str], salvage: Callable[[Path, Database], str] | None
+) -> Database | None:
+    """Open; when damaged set aside, start afresh and salvage; None when there is no room even for that."""
+    try:
+        if path.is_dir():
+            raise Corrupt(f"{path.name} is a folder", reason=Reason.DAMAGE)
+        return kind(path)
+    except Corrupt as error:
+        notes.append(error.message)
+    except HoldfastError as error:
+        notes.append(error.message)
+        return None
+    try:
+        aside = _set_aside(path)
+        fresh = kind(path)
+        if salvage is not None and aside.is_file():
+            notes.append(f"{path.name}: {salvage(aside, fresh)}")
+        else:
+            notes.append(f"{path.name} was set aside, a new one was begun")
+    except (HoldfastError, OSError) as error:
+        notes.append(f"{path.name} could not be replaced: {error}")
+        return None
+    return fresh
+
+
+def _set_aside(path: Path) -> Path:
+    """Move a damaged database and its companions out of the way; only the last one is kept."""
+    aside = path.with_name(path.name + SET_ASIDE_SUFFIX)
+    for suffix in COMPANIONS:
+        source, target = Path(f"{path}{suffix}"), Path(f"{aside}{suffix}")
+        if target.is_dir() and not target.is_symlink():
+            shutil.rmtree(target, ignore_errors=True)
+        target.unlink(missing_ok=True)
+        if source.exists():
+            source.rename(target)
+    return aside
+
+
+def _open_read_only(state_dir: Path) -> Opened:
+    if not (state_dir / "models.db").is_file():
+        raise Rejected(
+            f"the state folder {state_dir} cannot be written, and there is no store in it yet",
+            next_step="Make it writable for the agent's user, or set another state_dir in agent.toml",
+        )
+    notes: list[str] = ["the state folder cannot be written"]
+    agent = _open_immutable(state_dir / "agent.db", AgentDb, notes)
+    models = _open_immutable(state_dir / "models.db", ModelsDb, notes)
+    return Opened(models, agent, Reason.READ_ONLY, tuple(notes))
+
+
+def _open_immutable(path: Path, kind: Callable[..., Database], notes: list[str]) -> Database | None:
+    try:
+        return kind(path, immutable=True)
+    except HoldfastError as error:
+        notes.append(error.message)
+        return None
+
+
+def _is_writable(state_dir: Path) -> bool:
+    """Whether a database in this folder can be written: the folder (for the journal) and the files."""
+    try:
+        state_dir.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    files = [state_dir / name for name in ("models.db", "agent.db")]
+    return os.access(state_dir, os.W_OK | os.X_OK) and all(os.access(f, os.W_OK) for f in files if f.is_file())

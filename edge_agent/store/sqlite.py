@@ -1,0 +1,81 @@
+"""Opening SQLite files with our settings, and its errors in our words. What the tables mean is in `models_db` and `agent_db`."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import sqlite_utils
+
+from edge_agent.contract.errors import Corrupt, HoldfastError, Rejected, Unavailable
+from edge_agent.contract.reasons import Reason
+
+PAGE_BYTES = 32 * 1024  # a 1 MiB chunk is 32 overflow pages; 16 to 64 KiB measured alike
+BUSY_MS = 5_000
+
+_FULL = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_FSYNC}
+_READ_ONLY = {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM}
+
+
+def connect(path: Path, *, journal: str, immutable: bool = False) -> sqlite_utils.Database:
+    """Open (and make) a database; immutable: read only, without any lock or journal, also from a read-only disk.
+
+    journal: "DELETE" or "WAL". Raises Corrupt, or Unavailable (disk_full, read_only).
+    """
+    with translated(path.name):
+        suffix = "?mode=ro&immutable=1" if immutable else "?mode=rwc"
+        connection = sqlite3.connect(
+            path.absolute().as_uri() + suffix, uri=True, check_same_thread=False, timeout=BUSY_MS / 1000
+        )
+        try:
+            database = sqlite_utils.Database(connection, execute_plugins=False)
+            if not immutable:
+                database.execute(f"PRAGMA page_size={PAGE_BYTES}")
+                database.execute("PRAGMA auto_vacuum=INCREMENTAL")
+                database.execute(f"PRAGMA journal_mode={journal}")
+                database.execute("PRAGMA synchronous=FULL")
+            database.execute("PRAGMA cache_size=-4096")
+            database.execute("PRAGMA mmap_size=0")
+            database.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        except BaseException:
+            connection.close()
+            raise
+    return database
+
+
+@contextlib.contextmanager
+def translated(what: str) -> Iterator[None]:
+    """SQLite's errors in our words, by who has to act."""
+    try:
+        yield
+    except HoldfastError:
+        raise
+    except (sqlite3.Error, OSError, OverflowError, UnicodeDecodeError) as error:
+        raise _in_our_words(what, error) from error
+
+
+def _in_our_words(what: str, error: Exception) -> HoldfastError:
+    code = getattr(error, "sqlite_errorcode", None)
+    if code in _FULL or isinstance(error, OSError):
+        return Unavailable(f"{what}: no room to write ({error})", reason=Reason.DISK_FULL)
+    if code is not None and (code & 0xFF) in {c & 0xFF for c in _READ_ONLY}:
+        return Unavailable(f"{what} cannot be written ({error})", reason=Reason.READ_ONLY)
+    if code is not None and (code & 0xFF) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return Unavailable(f"{what} is in use by another process ({error})", next_step="Try again")
+    if code is not None and (code & 0xFF) == sqlite3.SQLITE_TOOBIG:
+        return Rejected(f"{what}: {error}", reason=Reason.TOO_LARGE)
+    return Corrupt(f"{what} is damaged ({error})", reason=Reason.DAMAGE)
+
+
+def row(database: sqlite_utils.Database, statement: str, parameters: Sequence[Any] = ()) -> tuple[Any, ...] | None:
+    """The first row of a query."""
+    found: tuple[Any, ...] | None = database.execute(statement, list(parameters)).fetchone()
+    return found
+
+
+def rows(database: sqlite_utils.Database, statement: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+    """All rows of a query; callers bound them."""
+    return list(database.execute(statement, list(parameters)).fetchall())

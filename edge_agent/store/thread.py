@@ -1,0 +1,80 @@
+"""The one thread that touches the databases, with safety work before bulk. What is done there is the caller's matter.
+
+A fallback never waits for more than one chunk commit: each piece of bulk work is one short transaction.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import queue
+import threading
+from collections.abc import Callable
+from enum import IntEnum
+from typing import Any, TypeVar
+
+from edge_agent.contract import limits
+from edge_agent.contract.errors import Unavailable
+
+Result = TypeVar("Result")
+
+
+class Priority(IntEnum):
+    """Lower goes first."""
+
+    SAFETY = 0  # loads, transitions
+    NORMAL = 1
+    BULK = 2  # chunks, scrub, collection
+
+
+class StoreThread:
+    """Runs one piece of work after the other; `call` from the event loop."""
+
+    def __init__(self) -> None:
+        self._queue: queue.PriorityQueue[tuple[int, int, Callable[[], None] | None]] = queue.PriorityQueue(
+            limits.STORE_WORK_WAITING_MAX
+        )
+        self._numbers = itertools.count()
+        self._thread = threading.Thread(target=self._run, name="store", daemon=True)
+        self._thread.start()
+
+    async def call(self, work: Callable[..., Result], *arguments: Any, priority: Priority = Priority.NORMAL) -> Result:
+        """Run this on the store thread and wait. Raises what the work raises; Unavailable when too much is waiting."""
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[Result] = loop.create_future()
+
+        def run() -> None:
+            try:
+                result = work(*arguments)
+            except BaseException as error:  # carried to the caller, whatever it is
+                loop.call_soon_threadsafe(_set_exception, done, error)
+            else:
+                loop.call_soon_threadsafe(_set_result, done, result)
+
+        try:
+            self._queue.put_nowait((priority, next(self._numbers), run))
+        except queue.Full:
+            raise Unavailable("the store has too much work waiting", next_step="Try again") from None
+        return await done
+
+    def end(self) -> None:
+        """Finish what is queued, then end the thread."""
+        self._queue.put((Priority.BULK + 1, next(self._numbers), None))
+        self._thread.join()
+
+    def _run(self) -> None:
+        while True:  # bounded by its queue; ends with `end`
+            _, _, work = self._queue.get()
+            if work is None:
+                return
+            work()
+
+
+def _set_result(future: asyncio.Future[Any], result: Any) -> None:
+    if not future.done():
+        future.set_result(result)
+
+
+def _set_exception(future: asyncio.Future[Any], error: BaseException) -> None:
+    if not future.done():
+        future.set_exception(error)
