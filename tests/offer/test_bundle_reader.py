@@ -173,6 +173,16 @@ def test_a_directory_that_claims_gigabytes_is_not_read(tmp_path: Path) -> None:
     refused(claimed, Reason.TOO_LARGE)
 
 
+def test_an_entry_that_reaches_into_the_directory_is_refused(tmp_path: Path) -> None:
+    whole = bytearray(write(tmp_path / "b").read_bytes())
+    last_entry = whole.rindex(b"PK\x01\x02")
+    for length_at in (20, 24):  # stored and real size
+        struct.pack_into("<I", whole, last_entry + length_at, len(CHUNK) + 1)
+    reaching = tmp_path / "reaching"
+    reaching.write_bytes(whole)
+    assert "outside of its place" in refused(reaching, Reason.MALFORMED)
+
+
 def test_random_damage_never_raises_another_error(tmp_path: Path) -> None:
     chance = random.Random(20300601)
     whole = write(tmp_path / "b").read_bytes()

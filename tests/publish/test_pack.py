@@ -14,7 +14,7 @@ import pytest
 
 from cloud_sync.publish.durable import locked
 from cloud_sync.publish.model_folder import read_model_folder
-from cloud_sync.publish.pack import pack, refresh
+from cloud_sync.publish.pack import Silence, pack, refresh
 from cloud_sync.publish.proving import Interpreters, prove
 from cloud_sync.publish.repository import Repository
 from cloud_sync.publish.signing import read_published
@@ -247,6 +247,56 @@ def test_an_entry_that_someone_wrote_into_the_repository_is_never_signed(publish
     assert "does not verify" in message
     with pytest.raises(Corrupt):
         refresh(keys=publisher.keys, repository=publisher.repository, now=datetime.now(UTC))
+
+
+def test_signed_files_of_the_repository_that_someone_changed_or_swapped_are_found(
+    publisher: Publisher, tmp_path: Path
+) -> None:
+    metadata = publisher.repository.folder / "metadata"
+    publisher.pack(write_tiny_model(tmp_path / "a"))
+    timestamp = (metadata / "timestamp.json").read_bytes()
+    document = json.loads(timestamp)
+    document["signed"]["version"] = 7
+    (metadata / "timestamp.json").write_text(json.dumps(document))
+    refused(publisher, write_tiny_model(tmp_path / "b", version="2", release=2), None, Corrupt)
+    (metadata / "timestamp.json").write_bytes(timestamp)
+    publisher.pack(write_tiny_model(tmp_path / "b", version="2", release=2))
+    swapped = (metadata / "2.targets.json").read_bytes()  # authentic, but then another version 2 is published
+    (metadata / "timestamp.json").write_bytes(timestamp)
+    publisher.pack(write_tiny_model(tmp_path / "c", version="3", release=3))
+    (metadata / "2.targets.json").write_bytes(swapped)
+    refused(publisher, write_tiny_model(tmp_path / "d", version="4", release=4), None, Corrupt)
+
+
+class Meddler(Silence):
+    """A Progress during whose storing step somebody writes into the model folder."""
+
+    def __init__(self, path: Path, content: bytes) -> None:
+        self.path, self.content = path, content
+
+    def step(self, text: str, total_bytes: int) -> None:
+        if text.startswith("storing"):
+            self.path.write_bytes(self.content)
+
+
+@pytest.mark.parametrize("change", [b"other bytes of another length", b"", b"same length"])
+def test_a_file_that_changes_after_the_proof_is_not_published(
+    publisher: Publisher, tmp_path: Path, change: bytes
+) -> None:
+    folder = write_tiny_model(tmp_path / "model")
+    weights = folder / "model.bin"
+    content = bytes(weights.stat().st_size) if change == b"same length" else change
+    with pytest.raises(Corrupt, match="while it was packed"):
+        pack(
+            folder,
+            keys=publisher.keys,
+            repository=publisher.repository,
+            interpreters=Interpreters(),
+            now=datetime.now(UTC),
+            progress=Meddler(weights, content),
+        )
+    with pytest.raises(Rejected, match="there is no repository"):
+        publisher.bundle("tiny@1.0.0", tmp_path / "b")
 
 
 def test_damage_in_the_repository_is_found_and_named(publisher: Publisher, tmp_path: Path) -> None:

@@ -138,6 +138,15 @@ def test_a_link_that_does_not_hold_is_refused(authority: Authority, role: str, e
     refused(Reason.SIGNATURE, offer, evidence, pinned=authority.pinned)
 
 
+@pytest.mark.parametrize("version", [True, 0, -1, 2**53])
+def test_a_signed_version_that_is_no_version_is_refused(authority: Authority, version: Any) -> None:
+    """Whoever holds the timestamp key must not bring a number into the device that its store cannot hold."""
+    evidence = authority.evidence(RAW, edit={"timestamp": lambda payload: setattr(payload, "version", version)})
+    refused(Reason.MALFORMED, offer, evidence, pinned=authority.pinned)
+    link = authority.evidence(RAW, edit={"timestamp": lambda p: setattr(p.snapshot_meta, "version", version)})
+    refused(Reason.MALFORMED, offer, link, pinned=authority.pinned)
+
+
 @pytest.mark.parametrize("role", FIELD)
 def test_an_expired_file_stops_new_content_and_names_the_role(authority: Authority, role: str) -> None:
     at_the_second = authority.evidence(RAW, expires={role: NOW})
