@@ -20,6 +20,7 @@ from edge_agent import AGENT_VERSION
 from edge_agent.client import AdminClient, import_bundle, wait_until_settled
 from edge_agent.config import Config, load_config
 from edge_agent.contract.errors import HoldfastError, Rejected
+from edge_agent.contract.reasons import reason_from_word
 from edge_agent.offer.bundle_reader import BundleReader
 
 Command = Callable[..., None]
@@ -100,10 +101,9 @@ def _tell_outcome(as_json: bool, begun: dict[str, Any], document: dict[str, Any]
     label, digest = f"{begun['model']}@{begun['version']}", begun["digest"]
     for record in document["quarantined"]:
         if record["digest"] == digest and record["blocked"]:
-            from edge_agent.contract.reasons import Reason
-
             raise Rejected(
-                f"{label} is quarantined: {record['reason']}: {record['detail']}", reason=Reason(record["reason"])
+                f"{label} is quarantined: {record['reason']}: {record['detail']}",
+                reason=reason_from_word(record["reason"]),
             )
     active = document["active"]
     serves = active is not None and active["digest"] == digest

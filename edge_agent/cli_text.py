@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from edge_agent.contract.reasons import Reason
+from edge_agent.contract.reasons import Reason, reason_from_word
 
 
 def print_status(document: dict[str, Any]) -> None:
@@ -42,8 +42,8 @@ def print_status(document: dict[str, Any]) -> None:
 
 def _say(console: Console, what: str, word: str, detail: str = "") -> None:
     try:
-        reason = Reason(word)
-    except ValueError:
+        reason = reason_from_word(word)
+    except KeyError:
         console.print(f"{what}: {word} {detail}")
         return
     console.print(f"[yellow]{what}[/]: {word}: {reason.log_line}. {detail}", highlight=False)

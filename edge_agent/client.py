@@ -13,7 +13,7 @@ from typing import Any
 from edge_agent.config import Config
 from edge_agent.contract.errors import Rejected, Unavailable
 from edge_agent.contract.evidence import encode_evidence
-from edge_agent.contract.reasons import Blame, Reason
+from edge_agent.contract.reasons import Blame, reason_from_word
 from edge_agent.offer.bundle_reader import BundleReader
 from edge_agent.worker import wire
 
@@ -86,8 +86,8 @@ def _connect(config: Config) -> socket.socket:
 def _refusal(header: Header) -> Exception:
     message, next_step = str(header.get("message", "refused")), str(header.get("next_step", ""))
     try:
-        reason = Reason(str(header.get("reason")))
-    except ValueError:
+        reason = reason_from_word(str(header.get("reason")))
+    except KeyError:
         return Unavailable(message, next_step=next_step)
     kind = Unavailable if reason.blame is Blame.DECLINED else Rejected
     return kind(message, reason=reason, next_step=next_step)
@@ -152,7 +152,7 @@ def is_settled(document: Header, digest: str) -> bool:
     """Whether nothing more will happen to this snapshot by itself soon: it serves, failed, or is a candidate no more."""
     candidate = document["candidate"]
     if candidate and candidate["digest"] == digest:
-        return candidate["phase"] == "probation"
+        return bool(candidate["phase"] == "probation")
     active = document["active"]
     wanted = document["wanted"]
     if wanted and wanted["digest"] == digest and not (active and active["digest"] == digest):

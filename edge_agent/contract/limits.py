@@ -91,3 +91,6 @@ LONG_POLL_S = 10.0
 ADOPTION_S = 5.0  # a child of an earlier runtime answers within this time, or is ended
 RETENTION_PAUSE_S = 30.0
 STOP_S = 15.0  # a graceful stop takes at most this long
+
+# ---- requests
+REQUEST_TENSOR_BYTES_MAX = 1 << 30  # one input; the body's own bound is smaller and configurable

@@ -238,3 +238,11 @@ class Reason(StrEnum):
         "a newer wish for this model took its place",
         "Nothing to do",
     )
+
+
+_BY_WORD = {reason.value: reason for reason in Reason}
+
+
+def reason_from_word(word: str) -> Reason:
+    """The reason with this word. Raises KeyError for a word that this version does not know."""
+    return _BY_WORD[word]

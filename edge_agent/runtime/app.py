@@ -73,7 +73,8 @@ class Runtime:
         try:
             await self._start()
             stopping = asyncio.create_task(stop.wait())
-            await asyncio.wait({stopping, self._tasks.failed}, return_when=asyncio.FIRST_COMPLETED)
+            waiting: set[asyncio.Future[Any]] = {stopping, self._tasks.failed}
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             if self._tasks.failed.done():
                 self._tasks.failed.result()
         finally:

@@ -57,6 +57,11 @@ class Worker:
     exit_signal: int | None = None
     exit_told: asyncio.Event = field(default_factory=asyncio.Event)
 
+    @property
+    def ending(self) -> bool:
+        """Whether it is on its way out."""
+        return self.stage is WorkerStage.ENDING
+
 
 class FrontPort(Protocol):
     """What the pool needs of the front: it routes requests to workers and says when a worker has none left."""
@@ -144,13 +149,13 @@ class Pool:
     async def _bring_up(self, worker: Worker) -> None:
         await asyncio.sleep(respawn_delay_s(self._recent_troubles(worker.digest)))
         for attempt in range(1, limits.LOAD_KILLED_MAX + 1):
-            if worker.stage is not WorkerStage.LOADING:
+            if worker.ending:
                 self._forget(worker)
                 return
             try:
                 await self._load(worker)
             except LoadFailed as failure:
-                if worker.stage is WorkerStage.ENDING:
+                if worker.ending:
                     await self._end(worker)
                     return
                 if failure.why is Reason.LOAD_CRASH and worker.exit_signal == 9 and attempt < limits.LOAD_KILLED_MAX:
@@ -175,7 +180,7 @@ class Pool:
             raise LoadFailed(reason, error.message) from error
         finally:
             plan.close()
-        if worker.stage is not WorkerStage.LOADING:
+        if worker.ending:
             await self._end(worker)
             return
         worker.stage = WorkerStage.UP

@@ -1,0 +1,77 @@
+"""Start of the front process: the listening socket is inherited, so that its restart loses no connection."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import signal
+import socket
+import sys
+from pathlib import Path
+
+import structlog
+from aiohttp import web
+
+from edge_agent.front.control import ControlServer
+from edge_agent.front.dispatch import Bounds, Dispatcher
+from edge_agent.front.http import HttpFace
+from edge_agent.front.metrics import FrontMetrics
+from edge_agent.logs import set_up_logs
+
+log = structlog.get_logger()
+
+DRAIN_S = 5.0  # requests that are being computed when a stop is asked for
+
+
+async def serve(options: argparse.Namespace) -> None:
+    """Serve until asked to stop, or orphaned."""
+    listener = socket.socket(fileno=options.listen_fd)
+    metrics = FrontMetrics()
+    control = ControlServer(listener, metrics, options.orphan_timeout_s)
+    bounds = Bounds(options.hold_s, options.deadline_s, options.queue_max, options.body_bytes_max)
+    dispatcher = Dispatcher(bounds, metrics, control.tell)
+    control.dispatcher = dispatcher
+    app = HttpFace(dispatcher, metrics, options.device_id).application(options.body_bytes_max)
+    runner = web.AppRunner(app, access_log=None, keepalive_timeout=75.0, handler_cancellation=True)
+    await runner.setup()
+    await control.start(Path(options.socket))
+    await web.SockSite(runner, listener.dup(), backlog=1024).start()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, control.stopping.set)
+    tasks = [asyncio.create_task(dispatcher.run()), asyncio.create_task(control.end_when_orphaned())]
+    await control.stopping.wait()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(DRAIN_S):
+            while dispatcher.in_flight():
+                await asyncio.sleep(0.01)
+    dispatcher.end()
+    for task in tasks:
+        task.cancel()
+    await runner.cleanup()
+
+
+def main() -> int:
+    """Parse the runtime's arguments and serve."""
+    parser = argparse.ArgumentParser(prog="holdfast-front")
+    parser.add_argument("--socket", required=True)
+    parser.add_argument("--listen-fd", type=int, required=True)
+    parser.add_argument("--orphan-timeout-s", type=float, default=120.0)
+    parser.add_argument("--hold-s", type=float, default=2.0)
+    parser.add_argument("--deadline-s", type=float, default=30.0)
+    parser.add_argument("--queue-max", type=int, default=256)
+    parser.add_argument("--body-bytes-max", type=int, default=64 << 20)
+    parser.add_argument("--device-id", default="device")
+    parser.add_argument("--log-level", default="info")
+    options = parser.parse_args()
+    set_up_logs(options.log_level, process="front", device_id=options.device_id)
+    with contextlib.suppress(ImportError):
+        import uvloop
+
+        asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
+    asyncio.run(serve(options))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

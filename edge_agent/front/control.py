@@ -1,0 +1,123 @@
+"""The front's control socket: the runtime says where requests go, the front says what became of workers. HTTP is elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from edge_agent.contract.errors import HoldfastError
+from edge_agent.front.dispatch import Dispatcher
+from edge_agent.front.metrics import FrontMetrics
+from edge_agent.front.routes import parse_routes
+from edge_agent.worker import wire
+
+log = structlog.get_logger()
+
+Header = dict[str, Any]
+
+
+class ControlServer:
+    """One controller at a time: the runtime with the highest generation."""
+
+    def __init__(self, listener: socket.socket, metrics: FrontMetrics, orphan_timeout_s: float) -> None:
+        self.dispatcher: Dispatcher | None = None
+        self.stopping = asyncio.Event()
+        self._listener = listener
+        self._metrics = metrics
+        self._orphan_timeout_s = orphan_timeout_s
+        self._orphan_since_s: float | None = time.monotonic()
+        self._generation = -1
+        self._controller: asyncio.StreamWriter | None = None
+        self._ops: dict[str, Callable[[asyncio.StreamWriter, Header], Awaitable[Header]]] = {
+            "routes": self._routes,
+            "exit": self._exit,
+        }
+
+    async def start(self, path: Path) -> asyncio.Server:
+        """Listen for the runtime."""
+        server = await asyncio.start_unix_server(self._serve, path)
+        path.chmod(0o600)
+        return server
+
+    def tell(self, event: Header) -> None:
+        """A fact for the runtime; without one it is logged already, and lost."""
+        if self._controller is not None:
+            self._controller.write(wire.encode_frame(event))
+
+    async def end_when_orphaned(self) -> None:
+        """Set `stopping` once there has been no runtime for too long."""
+        while not self.stopping.is_set():
+            await asyncio.sleep(0.5)
+            since = self._orphan_since_s
+            if since is not None and time.monotonic() - since > self._orphan_timeout_s:
+                log.warning("front_orphaned", orphan_timeout_s=self._orphan_timeout_s)
+                self.stopping.set()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        decoder = wire.FrameDecoder()
+        try:
+            while data := await reader.read(1 << 18):
+                for header, _ in decoder.feed(data):
+                    await self._handle(writer, header)
+        except (OSError, wire.WireError) as error:
+            log.info("control_connection_ended", detail=str(error))
+        finally:
+            if self._controller is writer:
+                self._controller, self._orphan_since_s = None, time.monotonic()
+            writer.close()
+
+    async def _handle(self, writer: asyncio.StreamWriter, header: Header) -> None:
+        op = str(header.get("op"))
+        if op == "hello":
+            answer = self._hello(writer, header)
+        elif writer is not self._controller:
+            answer = _no("not_controller", "say hello first")
+        elif op == "listener":
+            self._hand_over_listener(writer, header)
+            return
+        elif op in self._ops:
+            answer = await self._ops[op](writer, header)
+        else:
+            answer = _no("unknown_op", f"no op {op!r}")
+        writer.write(wire.encode_frame({**answer, "reply": header.get("id")}))
+
+    def _hello(self, writer: asyncio.StreamWriter, header: Header) -> Header:
+        generation = header.get("generation")
+        if not isinstance(generation, int) or generation < self._generation:
+            return _no("old_generation", f"a runtime of generation {self._generation} was here")
+        if self._controller is not None and self._controller is not writer:
+            self._controller.close()
+        self._controller, self._generation, self._orphan_since_s = writer, generation, None
+        return {"ok": True, "kind": "front", "pid": os.getpid()}
+
+    def _hand_over_listener(self, writer: asyncio.StreamWriter, header: Header) -> None:
+        """A new runtime needs the listening socket to start the next front on the same port."""
+        ours = writer.get_extra_info("socket")
+        with socket.socket(fileno=os.dup(ours.fileno())) as twin:
+            wire.send_frame(twin, {"ok": True, "reply": header.get("id")}, fds=[self._listener.fileno()])
+
+    async def _routes(self, writer: asyncio.StreamWriter, header: Header) -> Header:
+        assert self.dispatcher is not None
+        try:
+            routes = parse_routes({key: header[key] for key in ("sequence", "models", "gauges") if key in header})
+        except HoldfastError as error:
+            return _no("malformed", error.message)
+        await self.dispatcher.set_routes(routes)
+        serving = {m: (r.version, r.digest) for m, r in routes.models.items() if r.digest is not None and r.workers}
+        self._metrics.note_routes(serving, routes.gauges)
+        return {"ok": True, "sequence": routes.sequence}
+
+    async def _exit(self, writer: asyncio.StreamWriter, header: Header) -> Header:
+        self.stopping.set()
+        return {"ok": True}
+
+
+def _no(word: str, text: str) -> Header:
+    return {"ok": False, "reason": word, "message": text}

@@ -1,0 +1,204 @@
+"""Carries out what the schedulers say: links to workers, answers to waiting requests, facts for the runtime. No HTTP here."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from edge_agent.front import scheduler as sched
+from edge_agent.front.errors import BadRequest, ComputeFailed, RequestError, TooLarge
+from edge_agent.front.link import Answer, WorkerLink, fingerprint
+from edge_agent.front.metrics import FrontMetrics
+from edge_agent.front.protocol import InferRequest, build_response
+from edge_agent.front.routes import ModelRoute, Routes, WorkerAddress
+from edge_agent.worker import wire
+
+log = structlog.get_logger()
+
+TICK_S = 0.05  # deadlines are met to this precision
+RECONNECT_S = 0.2
+
+Tell = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What a request may take; from agent.toml."""
+
+    hold_s: float
+    deadline_s: float
+    queue_max: int
+    body_bytes_max: int
+
+
+@dataclass(eq=False, slots=True)
+class Waiting:
+    """A request with the future that its handler waits for: (body, JSON bytes or None, route that computed it)."""
+
+    model: str
+    request: InferRequest
+    future: asyncio.Future[tuple[bytes, int | None, ModelRoute]]
+
+
+class Dispatcher:
+    """All models of this front."""
+
+    def __init__(self, bounds: Bounds, metrics: FrontMetrics, tell: Tell) -> None:
+        self.routes = Routes(0, {})
+        self._bounds = bounds
+        self._metrics = metrics
+        self._tell = tell
+        self._schedulers: dict[str, sched.ModelScheduler] = {}
+        self._links: dict[str, tuple[str, WorkerLink]] = {}
+        self._served: dict[str, ModelRoute] = {}
+        self._opening: dict[str, asyncio.Task[None]] = {}
+
+    def ready(self, model: str) -> bool:
+        """Whether a live worker of this model could take a request now."""
+        scheduler = self._schedulers.get(model)
+        return scheduler is not None and scheduler.is_ready()
+
+    async def set_routes(self, routes: Routes) -> None:
+        """Follow new routes; returns once requests really go where they say (or nobody is there to go to)."""
+        self.routes = routes
+        opening = []
+        for model, route in routes.models.items():
+            scheduler = self._schedulers.setdefault(model, sched.ModelScheduler(self._bounds.queue_max))
+            if route.digest is not None:
+                self._served[route.digest] = route
+            new = [worker for worker in route.workers if worker.worker_id not in self._links]
+            opening += [self._open(model, route, worker) for worker in new]
+            if scheduler.route.digest == route.digest or not new:
+                self._apply(model, scheduler.set_route(route))
+        await asyncio.gather(*opening)
+        for model, route in routes.models.items():
+            if self.routes is routes:
+                self._apply(model, self._schedulers[model].set_route(route))
+        wanted = {route.digest for route in routes.models.values()} | {d.digest for _, d in self._links.values()}
+        self._served = {digest: route for digest, route in self._served.items() if digest in wanted}
+
+    async def _open(self, model: str, route: ModelRoute, worker: WorkerAddress) -> None:
+        assert route.digest is not None
+        link = WorkerLink(
+            worker.worker_id, route.digest, 2 * self._bounds.body_bytes_max, self._on_answer, self._on_lost
+        )
+        self._links[worker.worker_id] = (model, link)
+        try:
+            await link.open(worker.socket)
+        except (OSError, wire.WireError) as error:
+            log.warning("worker_not_reached", model=model, worker=worker.worker_id, detail=str(error))
+            link.close()
+            return
+        self._apply(model, self._schedulers[model].connected(worker.worker_id, route.digest))
+
+    async def infer(self, model: str, route: ModelRoute, request: InferRequest) -> tuple[bytes, int | None, ModelRoute]:
+        """Compute; response body, its JSON length if binary data follow, and the route that computed it. Raises RequestError."""
+        if 2 * request.input_bytes() > 2 * self._bounds.body_bytes_max:
+            raise TooLarge("the inputs are larger than the bound on a body")
+        now_s = time.monotonic()
+        waiting = Waiting(model, request, asyncio.get_running_loop().create_future())
+        job = sched.Job(waiting, route, now_s, now_s + self._bounds.deadline_s, now_s + self._bounds.hold_s)
+        scheduler = self._schedulers[model]
+        self._apply(model, scheduler.submit(job, now_s))
+        try:
+            return await waiting.future
+        except asyncio.CancelledError:
+            scheduler.cancel(job)
+            raise
+
+    async def run(self) -> None:
+        """Let time pass for all schedulers, until cancelled."""
+        while True:  # one pass a tick; ends by cancellation
+            await asyncio.sleep(TICK_S)
+            now_s = time.monotonic()
+            for model, scheduler in self._schedulers.items():
+                self._apply(model, scheduler.tick(now_s))
+                self._metrics.note_queue(model, scheduler.waiting, scheduler.in_flight)
+
+    def end(self) -> None:
+        """Answer everything that waits."""
+        for model, scheduler in self._schedulers.items():
+            self._apply(model, scheduler.end())
+
+    def in_flight(self) -> int:
+        """Requests that are waiting or being computed."""
+        return sum(s.waiting + s.in_flight for s in self._schedulers.values())
+
+    def _apply(self, model: str, commands: list[sched.Command]) -> None:
+        for command in commands:
+            match command:
+                case sched.Send(worker_id, job):
+                    self._links[worker_id][1].send(job)
+                case sched.Fail(job, error):
+                    _settle(job, error=error)
+                case sched.Released(worker_id):
+                    self._release(worker_id)
+                case sched.Lost():
+                    self._tell_lost(model, command)
+                case sched.Hung(worker_id, job):
+                    self._tell_request("worker_hung", model, worker_id, job)
+
+    def _release(self, worker_id: str) -> None:
+        found = self._links.pop(worker_id, None)
+        if found is not None:
+            found[1].close()
+        self._tell({"event": "released", "worker_id": worker_id})
+
+    def _tell_lost(self, model: str, lost: sched.Lost) -> None:
+        if lost.suspect is None:
+            return
+        self._metrics.note_lost(model, replayed=not lost.poison)
+        self._tell_request("worker_lost", model, lost.worker_id, lost.suspect)
+        if lost.poison:
+            self._tell_request("poison", model, lost.worker_id, lost.suspect)
+
+    def _tell_request(self, event: str, model: str, worker_id: str, job: sched.Job) -> None:
+        waiting: Waiting = job.payload
+        name = fingerprint(model, waiting.request)
+        log.warning(event, model=model, worker=worker_id, snapshot=job.route.digest, request=name)
+        self._tell({"event": event, "worker_id": worker_id, "model": model, "digest": job.route.digest,
+                    "request_fingerprint": name})  # fmt: skip
+
+    def _on_answer(self, link: WorkerLink, job: sched.Job, answer: Answer) -> None:
+        found = self._links.get(link.worker_id)
+        if found is None:
+            return
+        model = found[0]
+        waiting: Waiting = job.payload
+        if not waiting.future.done():
+            try:
+                route = self._served.get(link.digest, job.route)
+                _settle(job, result=(*_respond(model, route, waiting.request, answer), route))
+            except RequestError as error:
+                _settle(job, error=error)
+        self._apply(model, self._schedulers[model].answered(link.worker_id, job))
+
+    def _on_lost(self, link: WorkerLink) -> None:
+        found = self._links.pop(link.worker_id, None)
+        if found is not None:
+            self._apply(found[0], self._schedulers[found[0]].lost(link.worker_id))
+
+
+def _respond(model: str, route: ModelRoute, request: InferRequest, answer: Answer) -> tuple[bytes, int | None]:
+    if answer.code == wire.OK:
+        return build_response(model, route, request, answer.outputs)
+    if answer.code == wire.BAD_REQUEST:
+        raise BadRequest(answer.text)
+    raise ComputeFailed(answer.text)
+
+
+def _settle(job: sched.Job, *, result: Any = None, error: RequestError | None = None) -> None:
+    waiting: Waiting = job.payload
+    if waiting.future.done():
+        return
+    with contextlib.suppress(asyncio.InvalidStateError):
+        if error is not None:
+            waiting.future.set_exception(error)
+        else:
+            waiting.future.set_result(result)

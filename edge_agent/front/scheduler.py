@@ -1,0 +1,225 @@
+"""Which request goes to which worker, pure: facts and the time in, commands out. Sockets and memory are `link`'s.
+
+One scheduler per model. The first worker of the route computes, with one request waiting at it so that it never idles;
+the others stand by. A worker that dies takes no answer with it: the request that it was computing is replayed once, alone, and a
+second death with the same request is the request's fault.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+from edge_agent.front.errors import ComputeFailed, DeadlinePassed, NotServing, Overloaded, RequestError
+from edge_agent.front.routes import ModelRoute
+
+IN_FLIGHT_MAX = 2  # one is computed, one waits in the worker's socket
+
+
+@dataclass(eq=False, slots=True)
+class Job:
+    """One request on its way. Times in monotonic seconds; `route` is the one it was checked against."""
+
+    payload: Any
+    route: ModelRoute
+    arrived_s: float
+    deadline_s: float
+    hold_until_s: float
+    replays: int = 0
+    alone: bool = False
+
+
+@dataclass(eq=False, slots=True)
+class Seat:
+    """A connected worker as the scheduler sees it; `jobs` in the order in which it computes them."""
+
+    worker_id: str
+    digest: str
+    jobs: list[Job] = field(default_factory=list)
+    leaving: bool = False
+
+    def reserved(self) -> bool:
+        """Whether a replayed request has this worker for itself."""
+        return any(job.alone for job in self.jobs)
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Hand this job to that worker."""
+
+    worker_id: str
+    job: Job
+
+
+@dataclass(frozen=True, slots=True)
+class Fail:
+    """Answer this job with an error."""
+
+    job: Job
+    error: RequestError
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """Nothing is at this worker any more, and nothing will be."""
+
+    worker_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """A worker died; `suspect` is the job that it was computing. poison: it was that job's second."""
+
+    worker_id: str
+    suspect: Job | None
+    poison: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Hung:
+    """A worker has not answered this job before its deadline."""
+
+    worker_id: str
+    job: Job
+
+
+Command = Send | Fail | Released | Lost | Hung
+
+
+class ModelScheduler:
+    """Queue and workers of one model."""
+
+    def __init__(self, queue_max: int) -> None:
+        self.route = ModelRoute(state="down")
+        self._queue: deque[Job] = deque()
+        self._seats: dict[str, Seat] = {}
+        self._queue_max = queue_max
+        self._hung: set[str] = set()
+
+    @property
+    def waiting(self) -> int:
+        """Jobs that no worker has yet."""
+        return len(self._queue)
+
+    @property
+    def in_flight(self) -> int:
+        """Jobs at workers."""
+        return sum(len(seat.jobs) for seat in self._seats.values())
+
+    def is_ready(self) -> bool:
+        """Whether a connected worker of the present route could take a request."""
+        return any(seat.digest == self.route.digest and not seat.leaving for seat in self._seats.values())
+
+    def set_route(self, route: ModelRoute) -> list[Command]:
+        """New requests follow the new route at once; workers that left it finish what they have."""
+        self.route = route
+        routed = {worker.worker_id for worker in route.workers}
+        for seat in self._seats.values():
+            seat.leaving = seat.worker_id not in routed
+        order = [worker.worker_id for worker in route.workers]
+        self._seats = dict(
+            sorted(self._seats.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order))
+        )
+        return self._release_empty() + self._dispatch()
+
+    def connected(self, worker_id: str, digest: str) -> list[Command]:
+        """A worker can take requests."""
+        self._seats[worker_id] = Seat(worker_id, digest)
+        return self.set_route(self.route)
+
+    def lost(self, worker_id: str) -> list[Command]:
+        """A worker is gone, with whatever it had."""
+        seat = self._seats.pop(worker_id, None)
+        if seat is None:
+            return []
+        hung = worker_id in self._hung
+        self._hung.discard(worker_id)
+        suspect = seat.jobs[0] if seat.jobs else None
+        for job in reversed(seat.jobs[1:]):
+            self._queue.appendleft(job)
+        commands: list[Command] = []
+        poison = suspect is not None and suspect.replays > 0
+        if suspect is not None and hung:
+            commands.append(Fail(suspect, DeadlinePassed("the model did not answer this request in time")))
+        elif suspect is not None and poison:
+            commands.append(Fail(suspect, ComputeFailed("this request ended two workers and is not tried again")))
+        elif suspect is not None:
+            suspect.replays, suspect.alone = 1, True
+            self._queue.appendleft(suspect)
+        commands.append(Lost(worker_id, suspect, poison))
+        return commands + self._dispatch()
+
+    def answered(self, worker_id: str, job: Job) -> list[Command]:
+        """A worker has answered this job."""
+        seat = self._seats.get(worker_id)
+        if seat is not None and job in seat.jobs:
+            seat.jobs.remove(job)
+        return self._release_empty() + self._dispatch()
+
+    def submit(self, job: Job, now_s: float) -> list[Command]:
+        """A new request."""
+        if len(self._queue) >= self._queue_max:
+            return [Fail(job, Overloaded(f"{self._queue_max} requests are waiting already"))]
+        self._queue.append(job)
+        return self._dispatch()
+
+    def cancel(self, job: Job) -> None:
+        """Nobody waits for this answer any more: what has not been sent is not computed."""
+        if job in self._queue:
+            self._queue.remove(job)
+
+    def tick(self, now_s: float) -> list[Command]:
+        """Time has passed: end what waited too long, point out workers that hang."""
+        commands: list[Command] = []
+        for job in list(self._queue):
+            if now_s >= job.deadline_s:
+                self._queue.remove(job)
+                commands.append(Fail(job, DeadlinePassed("the request was not computed in time")))
+            elif now_s >= job.hold_until_s and not self.is_ready():
+                self._queue.remove(job)
+                commands.append(Fail(job, self._not_serving()))
+        for seat in self._seats.values():
+            if seat.jobs and now_s >= seat.jobs[0].deadline_s and seat.worker_id not in self._hung:
+                self._hung.add(seat.worker_id)
+                commands.append(Hung(seat.worker_id, seat.jobs[0]))
+        return commands + self._dispatch()
+
+    def end(self) -> list[Command]:
+        """No more worker will come: answer what waits."""
+        jobs, self._queue = list(self._queue), deque()
+        return [Fail(job, NotServing("the server is stopping")) for job in jobs]
+
+    def _not_serving(self) -> RequestError:
+        reason = f": {self.route.reason}" if self.route.reason else ""
+        return NotServing(f"no worker serves this model now (state {self.route.state}{reason})")
+
+    def _release_empty(self) -> list[Command]:
+        empty = [seat.worker_id for seat in self._seats.values() if seat.leaving and not seat.jobs]
+        for worker_id in empty:
+            del self._seats[worker_id]
+        return [Released(worker_id) for worker_id in empty]
+
+    def _dispatch(self) -> list[Command]:
+        commands: list[Command] = []
+        while self._queue:  # each pass takes a job out of the queue, or ends
+            job = self._queue[0]
+            if not job.route.same_interface(self.route) and self.route.digest is not None:
+                self._queue.popleft()
+                commands.append(Fail(job, NotServing("the model's interface has changed meanwhile")))
+                continue
+            seat = self._seat_for(job)
+            if seat is None:
+                break
+            self._queue.popleft()
+            seat.jobs.append(job)
+            commands.append(Send(seat.worker_id, job))
+        return commands
+
+    def _seat_for(self, job: Job) -> Seat | None:
+        """A worker for this job: alone if it is replayed; else the first of the route, with one more waiting at it."""
+        seats = [s for s in self._seats.values() if not s.leaving and s.digest == self.route.digest]
+        if job.alone:
+            return next((seat for seat in seats if not seat.jobs), None)
+        free = [seat for seat in seats if not seat.reserved()]
+        return free[0] if free and len(free[0].jobs) < IN_FLIGHT_MAX else None
