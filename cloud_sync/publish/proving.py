@@ -191,13 +191,13 @@ def _failure(
     if word == "engine_missing":
         return _engine_missing(message, interpreter, profile)
     reason = _REASONS.get(str(word), Reason.LOAD_FAILED)
-    ran = reason in (Reason.PROOF, Reason.NON_FINITE)
-    what = "does not reproduce its golden vectors" if ran else "does not run"
-    return Rejected(
-        f"{model.label()} {what} with {profile.engine}: {message}",
-        reason=reason,
-        next_step="Make the golden vectors with the very files that are packed, or widen rtol and atol",
-    )
+    if reason in (Reason.PROOF, Reason.NON_FINITE):
+        what = "does not reproduce its golden vectors"
+        step = "Make the golden vectors with the very files that are packed, or widen rtol and atol"
+    else:
+        what = "does not run"
+        step = "Mend the model or its engine entry in snapshot.json; export it again for this engine"
+    return Rejected(f"{model.label()} {what} with {profile.engine}: {message}", reason=reason, next_step=step)
 
 
 def _read_proof(answer: dict[str, Any], profile: EngineProfile) -> Proof:
