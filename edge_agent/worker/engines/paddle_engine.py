@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import warnings
 from typing import Any, Dict, List, Sequence
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 from edge_agent.worker.engines.base import Engine, EngineUnavailable, LoadRefused, ModelFiles, TensorSpec
 
 try:
+    warnings.filterwarnings("ignore", message="No ccache found")
     import paddle
     from paddle import inference
 except Exception as error:  # an engine may fail to import in any way: a missing library, a wrong CPU
@@ -42,7 +44,7 @@ class PaddleEngine(Engine):
         try:
             with tempfile.TemporaryDirectory(prefix="holdfast-") as folder:
                 config = inference.Config(*_paths(folder, files))
-                _configure(config, options)
+                _configure(config, files.format, options)
                 predictor = inference.create_predictor(config)
             self._device = "gpu:%d" % config.gpu_device_id() if config.use_gpu() else "cpu"
             names_in, names_out = predictor.get_input_names(), predictor.get_output_names()
@@ -77,7 +79,7 @@ def _paths(folder: str, files: ModelFiles) -> List[str]:
     return [program, parameters]
 
 
-def _configure(config: Any, options: Dict[str, Any]) -> None:
+def _configure(config: Any, program_format: str, options: Dict[str, Any]) -> None:
     config.disable_glog_info()
     config.disable_gpu()
     config.set_cpu_math_library_num_threads(int(options.get("threads", 1)))
@@ -85,7 +87,8 @@ def _configure(config: Any, options: Dict[str, Any]) -> None:
         config.enable_mkldnn()
     elif hasattr(config, "disable_mkldnn"):
         config.disable_mkldnn()
-    config.enable_memory_optim()
+    if program_format == "legacy":  # the pass does not exist for PIR programs
+        config.enable_memory_optim()
     config.switch_ir_optim(True)
 
 
