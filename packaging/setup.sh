@@ -1,45 +1,79 @@
 #!/usr/bin/env bash
-# Makes .venv (agent, publisher, tests) and .venv-paddle (the engine), each kept by the hash of its pinned requirements:
-# a second run does nothing. Nothing outside the project folder is changed.
+# Makes .venv (agent, publisher, tests) and .venv-paddle (the engine) from pinned requirements. How to install on a device
+# is not said here. Each environment is kept by the hash of its requirements: a second run does nothing. The stamp is written last, so
+# that a set-up that was cut off is done again. Nothing outside the project folder is changed.
+# HOLDFAST_PYTHON names another interpreter than the one that would be chosen.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-say() { printf '%s\n' "$*" >&2; }
-fail() { say "setup: $1"; say "       $2"; exit 1; }
+say() { printf 'setup: %s\n' "$*" >&2; }
+fail() { say "$1"; say "$2"; exit 1; }
 
-find_python() {
-    # Oldest first: the engine has wheels for 3.11 to 3.13, and 3.11 is what is tested most.
-    local name
-    for name in python3.11 python3.12 python3.13 python3; do
-        if command -v "$name" >/dev/null 2>&1 &&
-            "$name" -c 'import sys; sys.exit(not ((3, 11) <= sys.version_info[:2] <= (3, 13)))' 2>/dev/null; then
+usable() { # 3.11 to 3.13: the agent wants the first, the engine has no wheels beyond the last
+    "$1" -c 'import sys; sys.exit(not ((3, 11) <= sys.version_info[:2] <= (3, 13)))' >/dev/null 2>&1
+}
+
+find_python() { # oldest first: 3.11 is what the pins were made and are tested with
+    local name without_venv=
+    for name in ${HOLDFAST_PYTHON:-python3.11 python3.12 python3.13 python3}; do
+        usable "$name" || continue
+        if "$name" -c 'import venv, ensurepip' 2>/dev/null; then
             command -v "$name"
             return
         fi
+        without_venv=$name
     done
-    fail "no Python 3.11, 3.12 or 3.13 found" "Install one, for example: apt-get install python3 python3-venv"
+    [ -z "$without_venv" ] ||
+        fail "$without_venv cannot make virtual environments" "Install its venv module, for example: apt-get install python3-venv"
+    fail "no Python 3.11, 3.12 or 3.13 found (looked for: ${HOLDFAST_PYTHON:-python3.11 python3.12 python3.13 python3})" \
+        "Install one, for example: apt-get install python3 python3-venv; or name one: HOLDFAST_PYTHON=/path/to/python make setup"
+}
+
+hash_of() { sha256sum | cut -d' ' -f1; }
+
+holds() { # folder, stamp file, stamp: was this made, and does its interpreter still start?
+    [ "$(cat "$1/$2" 2>/dev/null)" = "$3" ] && "$1/bin/python" -c '' 2>/dev/null
+}
+
+install() { # folder, arguments of pip; one line per download on stderr, everything in a log
+    local folder=$1 log=$1/setup.log
+    shift
+    "$folder/bin/python" -m pip install --disable-pip-version-check --no-input --progress-bar off "$@" 2>>"$log" |
+        tee -a "$log" |
+        sed -un 's/^ *Downloading .*\/\([^ ]*\) \((.*)\)$/setup:   \1 \2/p; s/^ *Downloading \([^/]*\)$/setup:   \1/p
+                 s/^Installing collected packages.*/setup:   unpacking/p' >&2 && return
+    tail -n 15 "$log" >&2
+    return 1
 }
 
 make_venv() { # folder, requirements file, title
     local folder=$1 requirements=$2 title=$3 stamp
-    stamp=$({ "$PYTHON" -VV; cat "$requirements" pyproject.toml; } | sha256sum | cut -d' ' -f1)
-    [ "$(cat "$folder/.stamp" 2>/dev/null)" = "$stamp" ] && return
-    say "setup: $title (once; kept until $requirements changes)"
+    stamp=$({ printf '%s\n' "$VERSION"; cat "$requirements"; } | hash_of)
+    holds "$folder" .stamp "$stamp" && return
+    say "$folder: $title (once; kept until $requirements changes)"
     rm -rf "$folder"
-    "$PYTHON" -m venv "$folder" 2>/dev/null || { rm -rf "$folder"
+    "$PYTHON" -m venv "$folder" || { rm -rf "$folder"
         fail "cannot make a virtual environment with $PYTHON" "Install its venv module, for example: apt-get install python3-venv"; }
-    "$folder/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes -r "$requirements" >&2 ||
-        fail "could not install $requirements" "Check the network and the disk, then run the same command again"
-    if [ "$folder" = .venv ]; then
-        "$folder/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e . >&2 ||
-            fail "could not install the project into $folder" "Read the lines above"
-    fi
-    printf '%s' "$stamp" >"$folder/.stamp" # last: a set-up that was cut off is done again
+    install "$folder" --require-hashes -r "$requirements" ||
+        fail "could not install $requirements (above: the end of $folder/setup.log)" \
+            "Check the network and the disk (2 GB are needed), then run the same command again"
+    printf '%s' "$stamp" >"$folder/.stamp"
 }
 
-PYTHON=$(find_python)
-[ -n "$PYTHON" ] || exit 1
+install_project() { # the commands edge-agent, fleet and cloud-sync, into .venv
+    local stamp
+    stamp=$(sed '/^\[tool\.ruff/,$d' pyproject.toml | hash_of) # what follows there is no matter of installation
+    holds .venv .stamp-project "$stamp" && return
+    say ".venv: the commands of the project"
+    install .venv --no-deps --no-build-isolation --editable . ||
+        fail "could not install the project into .venv (above: the end of .venv/setup.log)" "Mend pyproject.toml, then run the same command again"
+    printf '%s' "$stamp" >.venv/.stamp-project
+}
+
+PYTHON=$(find_python) || exit 1
+VERSION=$("$PYTHON" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 exec 9>.setup.lock
-flock 9 # two at once: the second waits and then finds everything done
+flock --nonblock 9 || { say "another set-up is running; waiting for it"; flock 9; }
 make_venv .venv requirements/dev.txt "agent, publisher and test tools"
+install_project
 make_venv .venv-paddle requirements/engine-paddle.txt "the Paddle engine, about 1 GB"
