@@ -1,10 +1,11 @@
-"""Exports a Paddle layer in either format and runs it as a device would. FLAGS_enable_pir_api is set before paddle is imported.
+"""Exports a Paddle layer in either format and runs it with the engine that devices run. FLAGS_enable_pir_api is set before paddle is imported.
 
 Which layer, and what it learned, is the recipes' matter.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from pathlib import Path
@@ -12,14 +13,24 @@ from typing import Any
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the engine's interpreter does not have the project
+
 
 def choose_format(arguments: list[str]) -> None:
-    """Legacy programs need this flag before the first import of paddle, so it is read from the raw arguments."""
-    is_pir = "pir" in arguments
-    os.environ["FLAGS_enable_pir_api"] = "1" if is_pir else "0"
-    os.environ.setdefault("GLOG_minloglevel", "2")
+    """Set what paddle and its numeric libraries read when they are imported; so --format is looked for beforehand.
+
+    One thread: sums have one order then, so that the same seed gives the same bytes (and small models train faster).
+    """
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--format", default="legacy")
+    chosen, _ = parser.parse_known_args(arguments)
     if "paddle" in sys.modules:
         raise RuntimeError("paddle was imported before its format was chosen")
+    os.environ["FLAGS_enable_pir_api"] = "1" if chosen.format == "pir" else "0"
+    os.environ.setdefault("GLOG_minloglevel", "2")
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = "1"
+    from edge_agent.worker.engines import paddle_engine  # noqa: F401  imports paddle without its remark on ccache
 
 
 def export(layer: Any, input_spec: list[Any], folder: Path, name: str) -> tuple[str, str]:
@@ -30,35 +41,44 @@ def export(layer: Any, input_spec: list[Any], folder: Path, name: str) -> tuple[
     folder.mkdir(parents=True, exist_ok=True)
     paddle.jit.save(layer, str(folder / name), input_spec=input_spec)
     suffix = ".json" if (folder / f"{name}.json").exists() else ".pdmodel"
+    if suffix == ".pdmodel":
+        _drop_call_stacks(folder / f"{name}.pdmodel")
     for extra in folder.glob(f"{name}.pdiparams.info"):
         extra.unlink()
     return f"{folder.name}/{name}{suffix}", f"{folder.name}/{name}.pdiparams"
 
 
+def _drop_call_stacks(program: Path) -> None:
+    """Take the exporting machine's paths out of a legacy program: they make its bytes depend on where it was made."""
+    from paddle.base import core
+
+    parsed = core.ProgramDesc(program.read_bytes())
+    for number in range(parsed.num_blocks()):
+        block = parsed.block(number)
+        for position in range(block.op_size()):
+            block.op(position).remove_attr("op_callstack")
+    program.write_bytes(parsed.serialize_to_string())
+
+
 class Exported:
-    """An exported model, loaded as the device loads it (one thread, no oneDNN)."""
+    """An exported model in the device's own engine, so that reference outputs are what a device computes."""
 
-    def __init__(self, program: Path, parameters: Path) -> None:
-        from paddle import inference
+    def __init__(self, folder: Path, description: dict[str, Any]) -> None:
+        """description: snapshot.json's content; its first engine entry is taken."""
+        from edge_agent.worker.engines.base import ModelFiles, TensorSpec
+        from edge_agent.worker.engines.paddle_engine import PaddleEngine
 
-        config = inference.Config(str(program), str(parameters))
-        config.disable_glog_info()
-        config.disable_gpu()
-        config.set_cpu_math_library_num_threads(1)
-        if hasattr(config, "disable_mkldnn"):
-            config.disable_mkldnn()
-        if program.suffix != ".json":  # the pass does not exist for PIR programs
-            config.enable_memory_optim()
-        self._predictor = inference.create_predictor(config)
-        self._input = self._predictor.get_input_handle(self._predictor.get_input_names()[0])
-        self._output = self._predictor.get_output_handle(self._predictor.get_output_names()[0])
-
-    def __call__(self, value: np.ndarray) -> np.ndarray:
-        """One run; value has the batch in front."""
-        self._input.copy_from_cpu(np.ascontiguousarray(value))
-        self._predictor.run()
-        return self._output.copy_to_cpu()
+        entry = description["engines"][0]
+        sides = [
+            [TensorSpec(spec["name"], spec["dtype"], tuple(spec["shape"])) for spec in description[side]]
+            for side in ("inputs", "outputs")
+        ]
+        with (folder / entry["program"]).open("rb") as program, (folder / entry["parameters"]).open("rb") as parameters:
+            files = ModelFiles(entry["format"], program.fileno(), parameters.fileno())
+            self._engine = PaddleEngine()
+            self._engine.load(files, sides[0], sides[1], entry)
 
     def one_by_one(self, values: np.ndarray) -> np.ndarray:
         """Outputs of each row run alone, stacked: shape (rows, 1, ...)."""
-        return np.stack([self(values[row : row + 1]) for row in range(len(values))])
+        rows = [self._engine.run([np.ascontiguousarray(values[row : row + 1])])[0] for row in range(len(values))]
+        return np.stack(rows)
