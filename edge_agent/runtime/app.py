@@ -259,5 +259,10 @@ class Runtime:
             storage_reason=self._executor.storage_reason,
             outbox=await self._store.outbox_count(),
             http=self._front.address,
-            pid=os.getpid(),
+            processes={
+                "runtime": os.getpid(),
+                "front": self._front.pid,
+                "zygotes": self._pool.zygotes.describe(),
+                "workers": self._pool.describe(),
+            },
         )

@@ -74,6 +74,11 @@ class FrontLink:
         self.ending = False
         self.address = ""
 
+    @property
+    def pid(self) -> int | None:
+        """The front's process id, None while there is none."""
+        return self._process.pid if self._process and self._channel else None
+
     # ---- what the core and the pool say
 
     def set_route(self, model: str, digest: str | None, reason: Reason | None) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import structlog
 
@@ -103,6 +103,19 @@ class Pool:
     def up(self, model: str, digest: str) -> list[Worker]:
         """Loaded workers of this snapshot, oldest first."""
         return [w for w in self._workers.values() if (w.model, w.digest, w.stage) == (model, digest, WorkerStage.UP)]
+
+    def describe(self) -> list[dict[str, Any]]:
+        """The worker processes, for the status document."""
+        return [
+            {
+                "id": worker.worker_id,
+                "model": worker.model,
+                "digest": worker.digest,
+                "stage": worker.stage.value,
+                "pid": worker.process.pid if worker.process else None,
+            }
+            for worker in self._workers.values()
+        ]
 
     def get(self, worker_id: str) -> Worker | None:
         """A living worker, or one that ended a moment ago."""

@@ -17,17 +17,17 @@ def status_document(
     storage_reason: Reason | None,
     outbox: int,
     http: str,
-    pid: int,
+    processes: dict[str, Any],
 ) -> dict[str, Any]:
     """What `edge-agent status --json` prints; `storage` is null while the state folder can be written."""
     return {
         "device_id": device_id,
         "agent_version": AGENT_VERSION,
-        "pid": pid,
         "http": http,
         "models": {state.model: model_document(state) for state in states},
         "storage": storage_reason.value if storage_reason else None,
         "sync": {"connected": False, "outbox": outbox},
+        "processes": processes,
     }
 
 

@@ -17,7 +17,7 @@ from edge_agent.contract.errors import Corrupt, Rejected
 from edge_agent.contract.manifest import Manifest, parse_manifest
 from edge_agent.contract.reasons import Reason
 from edge_agent.store.memfd import SealedFile
-from edge_agent.store.sqlite import connect, row, rows, translated
+from edge_agent.store.sqlite import connect, forget_cached_pages, row, rows, translated
 
 SCHEMA_VERSION = 1
 # Additive only: an older agent on a newer database still finds its own columns and serves.
@@ -194,6 +194,7 @@ class ModelsDb:
         """
         entry = manifest.file(path)
         whole = hashlib.sha256()
+        forget_cached_pages(self._db)
         with SealedFile(f"{manifest.label()}/{path}") as sealed:
             for sha256 in entry.chunks:
                 data = self.read_chunk(sha256)
@@ -209,6 +210,7 @@ class ModelsDb:
         """Read and hash some chunks of a snapshot, beginning at position first_chunk."""
         hashes = manifest.chunk_hashes()
         end = min(first_chunk + chunks_max, len(hashes))
+        forget_cached_pages(self._db)
         damaged = []
         for sha256 in hashes[first_chunk:end]:
             try:

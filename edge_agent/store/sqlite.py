@@ -37,13 +37,18 @@ def connect(path: Path, *, journal: str, immutable: bool = False) -> sqlite_util
                 database.execute("PRAGMA auto_vacuum=INCREMENTAL")
                 database.execute(f"PRAGMA journal_mode={journal}")
                 database.execute("PRAGMA synchronous=FULL")
-            database.execute("PRAGMA cache_size=-4096")
+            database.execute("PRAGMA cache_size=-1024")
             database.execute("PRAGMA mmap_size=0")
             database.execute("SELECT count(*) FROM sqlite_master").fetchone()
         except BaseException:
             connection.close()
             raise
     return database
+
+
+def forget_cached_pages(database: sqlite_utils.Database) -> None:
+    """Drop SQLite's page cache: what is verified next is read from the file, not from an earlier read."""
+    database.execute("PRAGMA shrink_memory").fetchall()
 
 
 @contextlib.contextmanager

@@ -1,0 +1,115 @@
+"""What the story is played on: models, publisher, the one agent, the client, and the list of steps with their outcome."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from tests.harness.agent import PADDLE_PYTHON, ROOT, Agent
+from tests.harness.client import RecordingClient
+from tests.publishing import Publisher, manifest_of
+
+RECIPE = ROOT / "models" / "digits_lenet" / "recipe.py"
+VERSIONS = ("0.9.0", "1.0.0", "1.1.0")
+
+
+@dataclass
+class Step:
+    """One promise of the story."""
+
+    title: str
+    held: bool
+    seen: str
+    took_s: float
+
+
+@dataclass
+class Stage:
+    """Everything that steps share."""
+
+    folder: Path
+    console: Console
+    steps: list[Step] = field(default_factory=list)
+    marks: list[tuple[float, str]] = field(default_factory=list)
+    digests: dict[str, str] = field(default_factory=dict)
+    publisher: Publisher = field(init=False)
+    agent: Agent = field(init=False)
+    client: RecordingClient = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.publisher = Publisher(self.folder / "publisher")
+
+    def model_folder(self, version: str) -> Path:
+        """Where the recipe wrote this version."""
+        return self.folder / f"digits-{version}"
+
+    def bundle_path(self, version: str) -> Path:
+        """Where this version's bundle is."""
+        return self.folder / f"digits-{version}.bundle"
+
+    def label(self, digest: str) -> str:
+        """The version of a digest."""
+        return next((version for version, known in self.digests.items() if known == digest), digest[:12])
+
+    def held_out(self) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+        """Pictures, labels, and per digest the reference outputs."""
+        folder = self.folder / "heldout"
+        references = {self.digests[v]: np.load(folder / f"expected-{v}.npy") for v in VERSIONS}
+        return np.load(folder / "inputs.npy"), np.load(folder / "labels.npy"), references
+
+    def train_and_publish(self, version: str) -> str:
+        """Recipe, proof, signature, bundle; the accuracy line of the recipe."""
+        command = [PADDLE_PYTHON, str(RECIPE), "--version", version, "--out", str(self.model_folder(version)),
+                   "--heldout", str(self.folder / "heldout")]  # fmt: skip
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+        if done.returncode != 0:
+            raise AssertionError(f"the recipe failed: {done.stderr[-1500:]}")
+        self.publisher.pack(self.model_folder(version))
+        self.bundle(version)
+        return done.stdout.strip().splitlines()[-1]
+
+    def bundle(self, version: str) -> Path:
+        """Write the bundle and remember its digest."""
+        from edge_agent.contract.canonical import sha256_hex
+        from edge_agent.contract.manifest import encode_manifest
+
+        path = self.publisher.bundle(f"digits@{version}", self.bundle_path(version))
+        raw, digest = encode_manifest(manifest_of(path))
+        assert sha256_hex(raw) == digest
+        self.digests[version] = digest
+        return path
+
+    def mark(self, text: str) -> None:
+        """Something that belongs on the timeline."""
+        at_s = self.client.now_s() if hasattr(self, "client") else 0.0
+        self.marks.append((at_s, text))
+
+    @contextmanager
+    def step(self, title: str) -> Iterator[list[str]]:
+        """Play one step; what is appended to the list is what was seen. A failed assertion is told, and the story goes on."""
+        seen: list[str] = []
+        started = time.monotonic()
+        self.console.print(f"[bold]{title}[/]")
+        columns = (TextColumn("  {task.description}"), BarColumn(30), TimeElapsedColumn())
+        held = False
+        try:
+            with Progress(*columns, console=self.console, transient=True) as progress:
+                progress.add_task("under way", total=None)
+                yield seen
+            held = True
+        except AssertionError as error:
+            seen.append(str(error)[:600])
+        took_s = time.monotonic() - started
+        self.steps.append(Step(title, held, "; ".join(seen), took_s))
+        mark = "[green]held[/]" if held else "[red]FAILED[/]"
+        for line in seen:
+            self.console.print(f"  {line}", highlight=False)
+        self.console.print(f"  {mark} in {took_s:.1f} s\n", highlight=False)
