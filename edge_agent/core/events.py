@@ -104,7 +104,7 @@ class BringUpFailed(Event):
 
 @dataclass(frozen=True, slots=True)
 class WorkerDied(Event):
-    """A loaded worker is gone, for whatever cause."""
+    """A loaded worker is gone, for whatever cause: it died, or was retired because nobody wished for it any more."""
 
     worker_id: str
     digest: str

@@ -268,6 +268,7 @@ class Pool:
         was_up = worker.stage is WorkerStage.UP
         worker.stage = WorkerStage.ENDING
         if was_up:
+            self._post(ev.WorkerDied(worker.model, worker.worker_id, worker.digest))
             self._front.workers_changed(worker.model)
             self._tasks.spawn(self._end(worker), name=f"end-{worker.worker_id}")
 
