@@ -1,4 +1,4 @@
-"""Writes the model folder that `fleet snapshot pack` reads: snapshot.json, model files, golden vectors, card. Training is the recipes'."""
+"""Writes the model folder that `fleet snapshot pack` reads, around a model's own files. Training is the recipes'."""
 
 from __future__ import annotations
 

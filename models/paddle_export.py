@@ -1,4 +1,4 @@
-"""Exports a Paddle layer in either format and runs it with the engine that devices run. FLAGS_enable_pir_api is set before paddle is imported.
+"""Exports a Paddle layer in either format and runs it with the engine that devices run.
 
 Which layer, and what it learned, is the recipes' matter.
 """
@@ -26,7 +26,7 @@ def choose_format(arguments: list[str]) -> None:
     chosen, _ = parser.parse_known_args(arguments)
     if "paddle" in sys.modules:
         raise RuntimeError("paddle was imported before its format was chosen")
-    os.environ["FLAGS_enable_pir_api"] = "1" if chosen.format == "pir" else "0"
+    os.environ["FLAGS_enable_pir_api"] = "1" if chosen.format == "pir" else "0"  # noqa: SIM112  paddle reads this spelling
     os.environ.setdefault("GLOG_minloglevel", "2")
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = "1"

@@ -29,10 +29,12 @@ CARD = """# digits {version}
 
 A LeNet for handwritten digits of 8 x 8 pixels, trained {epochs} epochs with seed {seed}.
 
-- **Data**: scikit-learn's `load_digits` (1,797 pictures, the test part of "Optical Recognition of Handwritten Digits" by
-  E. Alpaydin and C. Kaynak, UCI Machine Learning Repository, CC BY 4.0); {held_out} of them are held out and never trained on.
+- **Data**: scikit-learn's `load_digits` (1,797 pictures, the test part of "Optical Recognition of Handwritten Digits"
+  by E. Alpaydin and C. Kaynak, UCI Machine Learning Repository, CC BY 4.0); {held_out} of them are held out and never
+  trained on.
 - **Accuracy**: {accuracy:.2%} of the held-out pictures, measured by this recipe on the exported model.
-- **Made by**: `models/digits_lenet/recipe.py --version {version} --format {format}`. On one machine the same bytes each time.
+- **Made by**: `models/digits_lenet/recipe.py --version {version} --format {format}`. On one machine the
+  same bytes each time.
 - **Input**: `image`, FP32, (batch, 1, 8, 8), pixels divided by 16.
 - **Output**: `logits`, FP32, (batch, 10); the largest one is the digit.
 - **Licence**: the project's, for weights and recipe; the data's own licence asks for the attribution above.

@@ -26,12 +26,13 @@ RELEASES = {"1.0.0": 1, "1.1.0": 2}
 
 CARD = """# mobilenet_v2 {version}
 
-MobileNetV2 (3.5 million parameters, about 14 MB) with **random weights from a fixed seed**. It recognises nothing: it is here
-for its size and its latency, as a realistic load for devices and benchmarks.
+MobileNetV2 (3.5 million parameters, about 14 MB) with **random weights from a fixed seed**. It recognises nothing: it
+is here for its size and its latency, as a realistic load for devices and benchmarks.
 
 - **Data**: none. **Accuracy**: none; its outputs mean nothing.
-- **Made by**: `models/mobilenet_v2/recipe.py --version {version} --format {format}`, from `paddle.vision.models.mobilenet_v2`
-  without pretrained weights; nothing is downloaded. On one machine the same bytes each time.
+- **Made by**: `models/mobilenet_v2/recipe.py --version {version} --format {format}`, from
+  `paddle.vision.models.mobilenet_v2` without pretrained weights; nothing is downloaded. On one machine the same bytes
+  each time.
 - **Input**: `image`, FP32, (batch, 3, 224, 224). **Output**: `logits`, FP32, (batch, 1000).
 - **Licence**: the project's. The architecture is the one of Sandler et al., "MobileNetV2: Inverted Residuals and Linear
   Bottlenecks" (2018).
@@ -39,13 +40,13 @@ for its size and its latency, as a realistic load for devices and benchmarks.
 
 
 def pictures(count: int) -> np.ndarray:
-    """Seeded coloured tiles, (count, 3, 224, 224) float32 in 0..1: unlike pixel noise they differ from one another at any scale."""
+    """Seeded coloured tiles, (count, 3, 224, 224) float32 in 0..1: unlike pixel noise they differ at any scale."""
     tiles = np.random.default_rng(SEED).random((count, 3, 7, 7), dtype="float32")
     return tiles.repeat(32, axis=2).repeat(32, axis=3)
 
 
 def calibrate(net: Any, images: np.ndarray) -> None:
-    """Set each batch norm to what it sees. With fresh ones the signal fades to 1e-8 on its way, and a proof would prove nothing."""
+    """Set each batch norm to what it sees: with fresh ones the signal fades to 1e-8, and a proof proves nothing."""
     import paddle
 
     for layer in net.sublayers():
