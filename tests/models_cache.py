@@ -1,4 +1,4 @@
-"""Model folders for tests, demonstration and benchmarks: made by the recipes once, then kept. What a recipe does is its own affair.
+"""Model folders for tests, demonstration and benchmarks: made by the recipes once, then kept. Recipes are in models/.
 
     folder = model_folder("digits_lenet", "1.1.0")            # what `fleet snapshot pack` reads; do not write into it
     pictures = heldout("digits_lenet", "1.0.0", "1.1.0")      # never trained on, with reference outputs per version
@@ -33,7 +33,7 @@ _INTERPRETERS = {"tiny_numpy": Path(sys.executable)}  # every other recipe needs
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """One call of a recipe. name: a folder below models/; options: further arguments, such as ("--fault", "run:slow:5")."""
+    """One call of a recipe. name: a folder below models/; options: more arguments, as ("--fault", "run:slow:5")."""
 
     name: str
     version: str = "1.0.0"
@@ -108,8 +108,11 @@ def _entry(recipe: Recipe) -> Path:
             making = CACHE / f"making-{stem}"  # a kill leaves it behind; the next one begins with removing it
             shutil.rmtree(making, ignore_errors=True)
             making.mkdir()
-            run_recipe(recipe, making)
-            making.rename(entry)
+            try:
+                run_recipe(recipe, making)
+                making.rename(entry)
+            finally:
+                shutil.rmtree(making, ignore_errors=True)
     return entry
 
 

@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from model_folder import GOLDEN_COUNT, write_model_folder
 
 from edge_agent.worker.engines.base import ModelFiles, TensorSpec
-from edge_agent.worker.engines.numpy_engine import NumpyEngine
+from edge_agent.worker.engines.numpy_engine import KINDS, NumpyEngine
 
 DATA_SEED = 20260103  # one set of pictures for all versions: answers can be compared
 TRAINED_ON, HELD_OUT = 2000, 200
@@ -151,9 +151,11 @@ def release_of(version: str) -> int:
 
 
 def parse_fault(text: str) -> dict[str, Any]:
-    """WHEN:KIND or WHEN:KIND:AMOUNT as a layer; the engine checks the words."""
-    when, kind, *amount = text.split(":")
-    return {"op": "fault", "when": when, "kind": kind, **({"amount": float(amount[0])} if amount else {})}
+    """WHEN:KIND or WHEN:KIND:AMOUNT as a layer, in words that the engine knows."""
+    when, kind, amount = [*text.split(":"), "0", "0"][:3]
+    if when not in ("load", "run", "poison") or kind not in KINDS:
+        raise argparse.ArgumentTypeError(f"{text!r}: a fault has to say when and what")
+    return {"op": "fault", "when": when, "kind": kind, "amount": float(amount)}
 
 
 def read_arguments() -> argparse.Namespace:
