@@ -19,7 +19,7 @@ import msgspec
 from edge_agent import AGENT_VERSION
 from edge_agent.client import AdminClient, import_bundle, wait_until_settled
 from edge_agent.config import Config, load_config
-from edge_agent.contract.errors import HoldfastError, Rejected
+from edge_agent.contract.errors import HoldfastError, Rejected, Unavailable
 from edge_agent.contract.reasons import reason_from_word
 from edge_agent.offer.bundle_reader import BundleReader
 
@@ -105,12 +105,16 @@ def _tell_outcome(as_json: bool, begun: dict[str, Any], document: dict[str, Any]
                 f"{label} is quarantined: {record['reason']}: {record['detail']}",
                 reason=reason_from_word(record["reason"]),
             )
+    declined = document["declined"]
     active = document["active"]
     serves = active is not None and active["digest"] == digest
     candidate = document["candidate"]
     if serves:
         state = "serves, in probation" if candidate and candidate["digest"] == digest else "serves"
     else:
+        if declined and declined["digest"] == digest:
+            reason = reason_from_word(declined["reason"])
+            raise Unavailable(f"{label} was declined: {reason}: {declined['detail']}", reason=reason)
         known = {snapshot["digest"]: snapshot for snapshot in document["snapshots"]}
         if digest not in known or known[digest]["damaged"]:
             raise Rejected(f"{label} was not taken in", next_step="See `edge-agent history`")

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-pytest_plugins = ["tests.report_families"]
+pytest_plugins = ["tests.report_families", "tests.harness.fixtures"]

@@ -16,13 +16,14 @@ def write_tiny_model(
     version: str = "1.0.0",
     release: int = 1,
     seed: int = 1,
+    first_layers: tuple[dict[str, Any], ...] = (),
     layers: tuple[dict[str, Any], ...] = (),
     golden_error: float = 0.0,
     **changes: Any,
 ) -> Path:
     """Write snapshot.json and files of a 4 -> 8 -> 2 network; gives the folder.
 
-    seed: other weights. layers: more layers at the end (faults). golden_error: added to the golden outputs.
+    seed: other weights. first_layers, layers: more layers at the beginning and at the end (faults). golden_error: added to the golden outputs.
     changes: other fields of snapshot.json; None takes a field away.
     """
     (folder / "golden").mkdir(parents=True, exist_ok=True)
@@ -30,6 +31,7 @@ def write_tiny_model(
     first, second = (chance.normal(size=shape).astype("<f4") for shape in ((4, 8), (8, 2)))
     biases = chance.normal(size=8).astype("<f4"), chance.normal(size=2).astype("<f4")
     stack = [
+        *first_layers,
         {"op": "dense", "inputs": 4, "outputs": 8}, {"op": "relu"}, {"op": "dense", "inputs": 8, "outputs": 2}, *layers,
     ]  # fmt: skip
     (folder / "model.json").write_text(json.dumps({"format": 1, "layers": stack}))

@@ -79,6 +79,7 @@ LISTEN_BACKLOG = 1024  # connections that wait in the kernel while a front is re
 FRONT_START_S = 30.0
 FRONT_REQUEST_S = 10.0
 FRONT_END_S = 10.0
+FRONT_PAUSE_S = 0.5  # before a front that did not follow is told again
 
 # ---- the store thread
 STORE_WORK_WAITING_MAX = 1_000  # pieces of work; whoever offers chunks waits for each, so this is never reached by one

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from edge_agent.contract import limits
 from edge_agent.contract.reasons import Blame, Reason
 from edge_agent.core import events as ev
 from edge_agent.core import serving
 from edge_agent.core.serving import Refusal
-from edge_agent.core.state import Candidate, ModelState, Moment, Phase, Status, with_damage, with_known
+from edge_agent.core.state import Candidate, ModelState, Moment, Phase, RefusedOffer, Status, with_damage, with_known
 
 
 def offer_begun(state: ModelState, event: ev.OfferBegun, now: Moment) -> ModelState | Refusal:
@@ -79,7 +80,7 @@ def offer_abandoned(state: ModelState, event: ev.OfferAbandoned, now: Moment) ->
     """Whoever offered it is gone: no candidate any more; chunks are kept for a while."""
     if state.candidate is None or state.candidate.digest != event.digest:
         return _stale(state, event)
-    return replace(state, candidate=None)
+    return replace(declined(state, event.reason, "", now), candidate=None)
 
 
 def verify_passed(state: ModelState, event: ev.VerifyPassed, now: Moment) -> ModelState | Refusal:
@@ -103,12 +104,23 @@ def failed(state: ModelState, reason: Reason, detail: str, now: Moment) -> Model
         return state
     if reason is Reason.DAMAGE:
         state = with_damage(state, candidate.digest, damaged=True)
-    elif reason.blame is not Blame.DECLINED:
+    elif reason.blame is Blame.DECLINED:
+        state = declined(state, reason, detail, now)
+    else:
         state = serving.quarantine(state, candidate.digest, candidate.snapshot.version, reason, detail, now)
     state = replace(state, candidate=None, probation_ends_s=None)
     if candidate.digest in (state.active, state.raising):
         return serving.descend(replace(state, raising=None), _fallback(reason), now)
     return state
+
+
+def declined(state: ModelState, reason: Reason, detail: str, now: Moment) -> ModelState:
+    """Remember that the candidate could not be taken now, which says nothing against it."""
+    if state.candidate is None:
+        return state
+    snapshot = state.candidate.snapshot
+    text = detail[: limits.DETAIL_CHARS_MAX]
+    return replace(state, declined=RefusedOffer(snapshot.digest, snapshot.version, reason, text, now.unix_ms))
 
 
 def _fallback(reason: Reason) -> Reason:

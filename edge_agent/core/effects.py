@@ -101,6 +101,17 @@ def _told(old: ModelState, new: ModelState) -> list[Tell]:
                     detail=refused.detail,
                 )
             )
+    if new.declined and new.declined != old.declined:
+        told.append(
+            Tell(
+                new.model,
+                ReportKind.DECLINED,
+                new.declined.digest,
+                new.declined.version,
+                reason=new.declined.reason,
+                detail=new.declined.detail,
+            )
+        )
     if new.candidate and _candidate_step(old) != _candidate_step(new):
         snapshot = new.candidate.snapshot
         told.append(Tell(new.model, ReportKind.PHASE, snapshot.digest, snapshot.version, phase=new.phase.value))

@@ -142,6 +142,7 @@ class ModelState:
     candidate: Candidate | None = None
     quarantine: tuple[Quarantine, ...] = ()
     refused_offers: tuple[RefusedOffer, ...] = ()
+    declined: RefusedOffer | None = None  # the last candidate that could not be taken now
     refused_rungs: tuple[str, ...] = ()
     live: tuple[LiveWorker, ...] = ()
     crashes: tuple[Crash, ...] = ()

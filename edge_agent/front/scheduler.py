@@ -124,9 +124,9 @@ class ModelScheduler:
         return self._release_empty() + self._dispatch()
 
     def connected(self, worker_id: str, digest: str) -> list[Command]:
-        """A worker can take requests."""
+        """A worker can take requests. It may belong to a route that is still to come: then it waits for that."""
         self._seats[worker_id] = Seat(worker_id, digest)
-        return self.set_route(self.route)
+        return self._dispatch()
 
     def lost(self, worker_id: str) -> list[Command]:
         """A worker is gone, with whatever it had."""

@@ -52,12 +52,14 @@ class AdminServer:
         scrubber: Scrubber,
         store: AgentStore,
         status: Callable[[], Awaitable[Header]],
+        routed: Callable[[str], str | None],
     ) -> None:
         self._executor = executor
         self._desk = desk
         self._scrubber = scrubber
         self._store = store
         self._status = status
+        self._routed = routed
         self._server: asyncio.Server | None = None
         self._connections = 0
         self._verbs: dict[str, Verb] = {
@@ -150,9 +152,9 @@ class AdminServer:
         seen = self._executor.changes
         while True:  # bounded by ADMIN_REQUEST_S
             state = self._executor.state(model)
-            if state.active == target and state.status is Status.UP:
-                return {"model": model_document(state)}, b""
-            if state.wanted != target or state.raising != target:
+            if state.active == target and state.status is Status.UP and self._routed(model) == target:
+                return {"model": model_document(state, self._routed(model))}, b""
+            if state.wanted != target or target not in (state.active, state.raising):
                 raise Unavailable(
                     f"{model}: the snapshot did not come up, what served before still serves",
                     next_step="See `edge-agent history` for the reason",
@@ -168,7 +170,7 @@ class AdminServer:
         model = self._model(header)
         seen = _int(header, "seen", -1, 1 << 62)
         changes = await self._executor.wait_change(seen, min(limits.LONG_POLL_S, limits.OFFER_IDLE_S / 2))
-        return {"seen": changes, "model": model_document(self._executor.state(model))}, b""
+        return {"seen": changes, "model": model_document(self._executor.state(model), self._routed(model))}, b""
 
     # ---- an offer
 

@@ -133,7 +133,9 @@ class Runtime:
         self._front.gauges = self._gauges
         self._desk = OfferDesk(config, self._library, self._executor, pinned_root, self._tasks)
         self._scrubber = Scrubber(config, self._library, self._executor)
-        self._admin = AdminServer(self._executor, self._desk, self._scrubber, self._store, self.status)
+        self._admin = AdminServer(
+            self._executor, self._desk, self._scrubber, self._store, self.status, self._front.routed
+        )
         self._retention = Retention(config, self._library, self._executor)
         self._generation = generation
 
@@ -256,6 +258,7 @@ class Runtime:
         return status_document(
             self._config.device_id,
             self._executor.states(),
+            routed=self._front.routed,
             storage_reason=self._executor.storage_reason,
             outbox=await self._store.outbox_count(),
             http=self._front.address,

@@ -79,6 +79,10 @@ class FrontLink:
         """The front's process id, None while there is none."""
         return self._process.pid if self._process and self._channel else None
 
+    def routed(self, model: str) -> str | None:
+        """The snapshot to which the front has said that requests go."""
+        return self._told.get(model)
+
     # ---- what the core and the pool say
 
     def set_route(self, model: str, digest: str | None, reason: Reason | None) -> None:
@@ -142,8 +146,12 @@ class FrontLink:
                 await self._start()
             await self._dirty.wait()
             self._dirty.clear()
-            with contextlib.suppress(HoldfastError):
+            try:
                 await self._push()
+            except HoldfastError as error:
+                log.warning("front_did_not_follow", detail=error.message)
+                await asyncio.sleep(limits.FRONT_PAUSE_S)
+                self._dirty.set()
 
     async def end(self) -> None:
         """Graceful stop: the front finishes what it has, then ends."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from edge_agent import AGENT_VERSION
@@ -14,6 +15,7 @@ def status_document(
     device_id: str,
     states: tuple[ModelState, ...],
     *,
+    routed: Callable[[str], str | None],
     storage_reason: Reason | None,
     outbox: int,
     http: str,
@@ -24,21 +26,21 @@ def status_document(
         "device_id": device_id,
         "agent_version": AGENT_VERSION,
         "http": http,
-        "models": {state.model: model_document(state) for state in states},
+        "models": {state.model: model_document(state, routed(state.model)) for state in states},
         "storage": storage_reason.value if storage_reason else None,
         "sync": {"connected": False, "outbox": outbox},
         "processes": processes,
     }
 
 
-def model_document(state: ModelState) -> dict[str, Any]:
-    """One slot: active, last good, candidate, quarantine, and why another snapshot than the wanted one serves."""
+def model_document(state: ModelState, routed: str | None) -> dict[str, Any]:
+    """One slot; `routed` is the snapshot to which the front sends requests. Active, last good, candidate, quarantine, and why another snapshot than the wanted one serves."""
     active = state.find(state.active)
     good = last_good(state)
     candidate = state.candidate
     wanted = state.find(state.wanted)
     return {
-        "serving": state.active is not None and state.live_count(state.active) > 0,
+        "serving": state.active is not None and routed == state.active and state.live_count(state.active) > 0,
         "status": state.status.value,
         "active": {**_named(active), "since": state.active_since_unix_ms / 1000} if active else None,
         "last_good": _named(good) if good else None,
@@ -46,6 +48,7 @@ def model_document(state: ModelState) -> dict[str, Any]:
         "candidate": {**_named(candidate.snapshot), "phase": candidate.phase.value} if candidate else None,
         "reason": state.fallback_reason.value if state.fallback_reason else None,
         "quarantined": _turned_away(state),
+        "declined": _declined(state),
         "snapshots": [
             {
                 **_named(known),
@@ -58,6 +61,19 @@ def model_document(state: ModelState) -> dict[str, Any]:
         ],
         "fallbacks": state.fallbacks,
         "workers": state.live_count(state.active) if state.active else 0,
+    }
+
+
+def _declined(state: ModelState) -> dict[str, Any] | None:
+    """The last candidate that could not be taken, and why: not a failure of the snapshot."""
+    record = state.declined
+    if record is None:
+        return None
+    return {
+        "version": record.version,
+        "digest": record.digest,
+        "reason": record.reason.value,
+        "detail": record.detail,
     }
 
 

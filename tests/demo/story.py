@@ -76,8 +76,7 @@ def damage(stage: Stage) -> None:
         stage.mark("bits flipped, workers killed")
         _flip(stage, "1.1.0")
         agent.wait_model("digits", lambda m: _is_damaged(m, digest), "the device notices")
-        while agent.model("digits")["active"]["version"] == "1.1.0":
-            _kill_workers(stage, digest)
+        agent.kill_workers(digest)
         _wait_active(stage, "1.0.0")
         assert agent.model("digits")["reason"] == "damage"
         seen.append("answers from the last good one, 1.0.0, reason damage")
@@ -210,14 +209,6 @@ def _flip(stage: Stage, version: str) -> int:
 
 def _is_damaged(model: dict[str, list[dict[str, str]]], digest: str) -> bool:
     return any(snapshot["digest"] == digest and snapshot["damaged"] for snapshot in model["snapshots"])
-
-
-def _kill_workers(stage: Stage, digest: str) -> None:
-    for worker in stage.agent.workers(digest):
-        try:
-            os.kill(worker["pid"], signal.SIGKILL)
-        except ProcessLookupError:
-            continue
 
 
 STORY = (publish, start, updates, damage, bad_releases, kills, rollback, settle)

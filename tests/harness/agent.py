@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -50,7 +51,8 @@ class Agent:
         self.state_dir = folder / "state"
         self.config_file = folder / "agent.toml"
         self.log_file = folder / "agent.log"
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | _Forked | None = None
+        self.forked = False  # start from a server that has imported the runtime already: the same code, much sooner
         folder.mkdir(parents=True, exist_ok=True)
         python = {"paddle": PADDLE_PYTHON, "numpy": sys.executable}[engine]
         settings: dict[str, Any] = {
@@ -76,6 +78,9 @@ class Agent:
 
     def start(self) -> Agent:
         """Start the runtime; it is not ready yet."""
+        if self.forked:
+            self._process = _Forked(self.config_file, self.log_file)
+            return self
         with self.log_file.open("ab") as log:
             self._process = subprocess.Popen(
                 [*EDGE_AGENT, "run", "--config", str(self.config_file)],
@@ -172,6 +177,15 @@ class Agent:
         found = self.status()["processes"]["workers"]
         return [w for w in found if w["stage"] == "up" and digest in (None, w["digest"])]
 
+    def kill_workers(self, digest: str) -> None:
+        """SIGKILL every worker of this snapshot, those that stand by first: a request dies with one of them at most."""
+        for worker in reversed(self.workers(digest)):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(worker["pid"], signal.SIGKILL)
+            wait_until(
+                lambda gone=worker["id"]: gone not in {w["id"] for w in self.workers(digest)}, "the worker is gone"
+            )
+
     def kill_runtime(self) -> None:
         """kill -9 of the runtime alone: its children go on."""
         assert self._process is not None
@@ -208,6 +222,45 @@ class Agent:
         if not self.log_file.exists():
             return "no log"
         return "\n".join(self.log_file.read_text(errors="replace").splitlines()[-lines:])
+
+
+class _Forked:
+    """A runtime forked from a server that has imported it: a real process of its own, with Popen's verbs."""
+
+    def __init__(self, config_file: Path, log_file: Path) -> None:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["edge_agent.cli", "edge_agent.runtime.app"])
+        self._child = context.Process(target=run_in_fork, args=(config_file, log_file))
+        self._child.start()
+
+    @property
+    def returncode(self) -> int | None:
+        return self._child.exitcode
+
+    def poll(self) -> int | None:
+        return self._child.exitcode
+
+    def wait(self, timeout_s: float | None = None) -> int | None:
+        self._child.join(timeout_s)
+        if self._child.exitcode is None:
+            raise subprocess.TimeoutExpired("edge-agent run", timeout_s or 0)
+        return self._child.exitcode
+
+    def kill(self) -> None:
+        self._child.kill()
+
+    def terminate(self) -> None:
+        self._child.terminate()
+
+
+def run_in_fork(config_file: Path, log_file: Path) -> None:
+    """What `edge-agent run` does, with its log in a file."""
+    from edge_agent.cli import main as command
+
+    log = os.open(log_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    command(["run", "--config", str(config_file)])
 
 
 def to_toml(document: Mapping[str, Any], prefix: str = "") -> str:

@@ -1,0 +1,65 @@
+"""Published releases of a tiny numpy model, made once per test run: bundles, digests, and what each answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edge_agent.contract.manifest import encode_manifest
+from tests.publishing import Publisher, manifest_of
+from tests.tiny_model import write_tiny_model
+
+INPUTS = np.random.default_rng(7).normal(size=(32, 4)).astype("<f4")
+
+
+@dataclass
+class Release:
+    """One published snapshot."""
+
+    version: str
+    folder: Path
+    bundle: Path
+    digest: str
+    answers: np.ndarray
+
+
+class Releases:
+    """Publishes tiny models on demand, in `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.publisher = Publisher(folder / "publisher")
+        self.all: dict[str, Release] = {}
+
+    @property
+    def root_file(self) -> Path:
+        """What devices pin."""
+        return self.publisher.root_file
+
+    def references(self) -> dict[str, np.ndarray]:
+        """digest -> answers to INPUTS, shape (rows, 1, 2)."""
+        return {release.digest: release.answers for release in self.all.values()}
+
+    def publish(self, version: str, *, proven: bool = True, **model: Any) -> Release:
+        """Write, publish and bundle; proven=False signs without running it, as a careless publisher would."""
+        release = len(self.all) + 1  # a publisher's releases grow
+        folder = write_tiny_model(self.folder / version, version=version, release=release, seed=release, **model)
+        if proven:
+            self.publisher.pack(folder)
+        else:
+            self.publisher.publish_unproven(folder)
+        bundle = self.publisher.bundle(f"tiny@{version}", self.folder / f"{version}.bundle")
+        _, digest = encode_manifest(manifest_of(bundle))
+        self.all[version] = Release(version, folder, bundle, digest, answers_of(folder))
+        return self.all[version]
+
+
+def answers_of(folder: Path) -> np.ndarray:
+    """What a tiny model answers to INPUTS, computed here from its weights: shape (rows, 1, 2)."""
+    weights = np.fromfile(folder / "model.bin", dtype="<f4")
+    first, rest = weights[:32].reshape(4, 8), weights[32:]
+    hidden = np.maximum(INPUTS @ first + rest[:8], 0)
+    return (hidden @ rest[8:24].reshape(8, 2) + rest[24:26])[:, None, :]
