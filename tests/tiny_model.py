@@ -19,20 +19,21 @@ def write_tiny_model(
     first_layers: tuple[dict[str, Any], ...] = (),
     layers: tuple[dict[str, Any], ...] = (),
     golden_error: float = 0.0,
+    hidden: int = 8,
     **changes: Any,
 ) -> Path:
-    """Write snapshot.json and files of a 4 -> 8 -> 2 network; gives the folder.
+    """Write snapshot.json and files of a 4 -> hidden -> 2 network; gives the folder.
 
     seed: other weights. first_layers, layers: more layers at the beginning and at the end (faults). golden_error: added to the golden outputs.
     changes: other fields of snapshot.json; None takes a field away.
     """
     (folder / "golden").mkdir(parents=True, exist_ok=True)
     chance = np.random.default_rng(seed)
-    first, second = (chance.normal(size=shape).astype("<f4") for shape in ((4, 8), (8, 2)))
-    biases = chance.normal(size=8).astype("<f4"), chance.normal(size=2).astype("<f4")
+    first, second = (chance.normal(size=shape).astype("<f4") for shape in ((4, hidden), (hidden, 2)))
+    biases = chance.normal(size=hidden).astype("<f4"), chance.normal(size=2).astype("<f4")
     stack = [
         *first_layers,
-        {"op": "dense", "inputs": 4, "outputs": 8}, {"op": "relu"}, {"op": "dense", "inputs": 8, "outputs": 2}, *layers,
+        {"op": "dense", "inputs": 4, "outputs": hidden}, {"op": "relu"}, {"op": "dense", "inputs": hidden, "outputs": 2}, *layers,
     ]  # fmt: skip
     (folder / "model.json").write_text(json.dumps({"format": 1, "layers": stack}))
     weights = np.concatenate([first.ravel(), biases[0], second.ravel(), biases[1]])

@@ -62,7 +62,8 @@ def _spare(state: ModelState) -> str | None:
 
 
 def _route(state: ModelState) -> Route:
-    return Route(state.model, state.active, state.fallback_reason)
+    """While a rung is brought up requests already wait for it, so that its interface checks them."""
+    return Route(state.model, state.active or state.raising, state.fallback_reason)
 
 
 def _candidate_step(state: ModelState) -> tuple[str, Phase] | None:

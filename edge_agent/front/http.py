@@ -12,7 +12,7 @@ from aiohttp import web
 
 from edge_agent import AGENT_VERSION
 from edge_agent.front.dispatch import Dispatcher
-from edge_agent.front.errors import BadRequest, NotFound, RequestError, TooLarge, UnsupportedEncoding
+from edge_agent.front.errors import BadRequest, NotFound, NotServing, RequestError, TooLarge, UnsupportedEncoding
 from edge_agent.front.metrics import FrontMetrics
 from edge_agent.front.protocol import model_metadata, parse_infer
 from edge_agent.front.routes import ModelRoute
@@ -65,6 +65,8 @@ class HttpFace:
         status, version = 500, route.version
         try:
             body = await _read_body(request)
+            if route.digest is None:
+                raise NotServing(f"nothing serves {model} now{f': {route.reason}' if route.reason else ''}")
             parsed = parse_infer(body, _json_length(request), route)
             content, json_bytes, served = await self._dispatcher.infer(model, route, parsed)
             status, version = 200, served.version

@@ -50,6 +50,12 @@ def monotonic_and_wall() -> Moment:
     return Moment(time.monotonic(), time.time_ns() // 1_000_000)
 
 
+def generation_now() -> int:
+    """Orders the runtimes that children may meet, without any disk: children never outlive a boot of the machine, and
+    this clock (CLOCK_BOOTTIME, milliseconds) only grows within one."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
+
+
 class Runtime:
     """One agent's runtime process."""
 
@@ -115,7 +121,8 @@ class Runtime:
         for note in opened.notes:
             log.warning("store_note", detail=note)
         self._store = AgentStore(self._thread, opened.agent, config.device_id, opened.read_only)
-        generation = await self._store.begin()
+        self._boot = await self._store.begin()
+        generation = generation_now()
         factories = {name: Path(model.factory) for name, model in config.models.items() if model.factory}
         self._library = Library(self._thread, opened.models, factories, pinned_root)
         saved = await self._store.states()
@@ -163,7 +170,7 @@ class Runtime:
         await self._admin.start(self._run_dir / "admin.sock")
         self._tasks.spawn(self._scrubber.run(), name="scrub")
         self._tasks.spawn(self._retention.run(), name="retention")
-        log.info("agent_up", version=AGENT_VERSION, http=self._front.address, boot=self._generation,
+        log.info("agent_up", version=AGENT_VERSION, http=self._front.address, boot=self._boot,
                  snapshots=len(known), adopted_workers=len(live))  # fmt: skip
 
     def _resume_offer(self, model: str) -> None:

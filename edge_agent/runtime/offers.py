@@ -22,7 +22,7 @@ from edge_agent.core import events as ev
 from edge_agent.runtime.executor import Executor
 from edge_agent.runtime.library import Library, known_snapshot, utc_now
 from edge_agent.runtime.tasks import Tasks
-from edge_agent.trust.chain import verify_offer
+from edge_agent.trust.chain import verify_admitted, verify_offer
 from edge_agent.trust.verified import DeviceProfile, VerifiedManifest
 
 log = structlog.get_logger()
@@ -65,14 +65,7 @@ class OfferDesk:
         """Verify, then say which chunks are wanted. Raises Rejected or Unavailable; nothing is stored then."""
         manifest_raw = bytes(offer.documents["manifest"])
         try:
-            verified = verify_offer(
-                decode_evidence(bytes(offer.documents["evidence"])),
-                manifest_raw,
-                pinned_root=self._pinned_root,
-                now=utc_now(),
-                seen=self._library.seen_versions(),
-                device=self._device,
-            )
+            verified = self._verify(manifest_raw, bytes(offer.documents["evidence"]))
         except Rejected as refusal:
             await self._remember_refusal(refusal, manifest_raw, claimed_model, claimed_version)
             raise
@@ -88,6 +81,20 @@ class OfferDesk:
         log.info("offer_begun", model=verified.manifest.name, snapshot=verified.digest,
                  version=verified.manifest.version, wanted_chunks=len(wanted))  # fmt: skip
         return wanted
+
+    def _verify(self, manifest_raw: bytes, evidence_raw: bytes) -> VerifiedManifest:
+        """New content needs fresh metadata; a snapshot that was admitted here is repaired with any that ever was right."""
+        evidence = decode_evidence(evidence_raw)
+        if self._library.manifest(hashlib.sha256(manifest_raw).hexdigest()) is not None:
+            return verify_admitted(evidence, manifest_raw, self._pinned_root)
+        return verify_offer(
+            evidence,
+            manifest_raw,
+            pinned_root=self._pinned_root,
+            now=utc_now(),
+            seen=self._library.seen_versions(),
+            device=self._device,
+        )
 
     async def _ask(self, verified: VerifiedManifest, *, complete: bool, retry: bool, dry: bool) -> None:
         """Put the offer to the core; a dry question finds out a refusal before anything is stored."""

@@ -31,7 +31,7 @@ class Device:
         self.now_s = 100.0
         self.settings = settings or Settings(probation_s=10.0)
         self.workers = 0
-        self.feed(ev.Booted("m", self.settings, known, ()))
+        self.booted = self.feed(ev.Booted("m", self.settings, known, ()))
 
     def feed(self, event: ev.Event) -> Step:
         step = decide(self.state, event, self.now())
@@ -87,9 +87,9 @@ def device_on_factory() -> Device:
 def test_first_boot_brings_up_the_factory_snapshot() -> None:
     device = Device(FACTORY)
     assert (device.state.status, device.state.raising) == (Status.RAISING, FACTORY.digest)
-    step = device.up(FACTORY)
+    assert actions_of(device.booted, Route) == [Route("m", FACTORY.digest, None)], "requests wait for it already"
+    device.up(FACTORY)
     assert device.state.active == FACTORY.digest
-    assert actions_of(step, Route) == [Route("m", FACTORY.digest, None)]
 
 
 def test_a_device_with_nothing_waits_without_failing() -> None:

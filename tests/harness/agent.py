@@ -52,6 +52,7 @@ class Agent:
         self.config_file = folder / "agent.toml"
         self.log_file = folder / "agent.log"
         self._process: subprocess.Popen[bytes] | _Forked | None = None
+        self._port: int | None = None
         self.forked = False  # start from a server that has imported the runtime already: the same code, much sooner
         folder.mkdir(parents=True, exist_ok=True)
         python = {"paddle": PADDLE_PYTHON, "numpy": sys.executable}[engine]
@@ -94,6 +95,7 @@ class Agent:
         """Start, and return once something serves."""
         self.start()
         self.wait_serving(timeout_s)
+        self._port = int(self.status()["http"].rpartition(":")[2])
         return self
 
     def wait_serving(self, timeout_s: float = 30.0) -> dict[str, Any]:
@@ -160,8 +162,10 @@ class Agent:
         return wait_until(holds, f"{name}: {what}", timeout_s)
 
     def port(self) -> int:
-        """The port of the HTTP front."""
-        return int(self.status()["http"].rpartition(":")[2])
+        """The port of the HTTP front; it stays the same while any front lives, so it is asked for once."""
+        if self._port is None:
+            self._port = int(self.status()["http"].rpartition(":")[2])
+        return self._port
 
     def pids(self) -> list[int]:
         """Process ids of the runtime and all its children."""

@@ -60,6 +60,7 @@ class Releases:
 def answers_of(folder: Path) -> np.ndarray:
     """What a tiny model answers to INPUTS, computed here from its weights: shape (rows, 1, 2)."""
     weights = np.fromfile(folder / "model.bin", dtype="<f4")
-    first, rest = weights[:32].reshape(4, 8), weights[32:]
-    hidden = np.maximum(INPUTS @ first + rest[:8], 0)
-    return (hidden @ rest[8:24].reshape(8, 2) + rest[24:26])[:, None, :]
+    hidden = (len(weights) - 2) // 7  # 4 * hidden + hidden + 2 * hidden + 2
+    first, rest = weights[: 4 * hidden].reshape(4, hidden), weights[4 * hidden :]
+    activated = np.maximum(INPUTS @ first + rest[:hidden], 0)
+    return (activated @ rest[hidden : 3 * hidden].reshape(hidden, 2) + rest[3 * hidden :])[:, None, :]
