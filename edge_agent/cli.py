@@ -1,6 +1,8 @@
-"""`edge-agent`: the operator's commands on the device. What they do is asked of the running agent; nothing is decided here.
+"""`edge-agent`: the operator's commands on the device. What they do is asked of the running agent; nothing is decided
+here.
 
-stdout carries results (one JSON document with --json), stderr everything else. Exit 0 done, 1 refused or failed, 2 usage.
+stdout carries results (one JSON document with --json), stderr everything else. Exit 0 done, 1 refused or failed, 2
+usage.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Talks to a running agent over its admin socket, for commands and scripts. Blocking; nothing is decided or stored here."""
+"""Talks to a running agent over its admin socket, for commands and scripts.
+
+Blocking; nothing is decided or stored here.
+"""
 
 from __future__ import annotations
 
@@ -149,7 +152,7 @@ def wait_until_settled(config: Config, model: str, digest: str, wait_s: float) -
 
 
 def is_settled(document: Header, digest: str) -> bool:
-    """Whether nothing more will happen to this snapshot by itself soon: it serves, failed, or is a candidate no more."""
+    """Whether nothing more happens to this snapshot by itself soon: it serves, failed, or is a candidate no more."""
     candidate = document["candidate"]
     if candidate and candidate["digest"] == digest:
         return bool(candidate["phase"] == "probation")

@@ -1,4 +1,7 @@
-"""Structured logs of the agent's processes: one JSON object a line on stderr. What is worth saying is said elsewhere."""
+"""Structured logs of the agent's processes: one JSON object a line on stderr.
+
+What is worth saying is said elsewhere.
+"""
 
 from __future__ import annotations
 

@@ -24,8 +24,8 @@ def write_tiny_model(
 ) -> Path:
     """Write snapshot.json and files of a 4 -> hidden -> 2 network; gives the folder.
 
-    seed: other weights. first_layers, layers: more layers at the beginning and at the end (faults). golden_error: added to the golden outputs.
-    changes: other fields of snapshot.json; None takes a field away.
+    seed: other weights. first_layers, layers: more layers at the beginning and at the end (faults). golden_error:
+    added to the golden outputs. changes: other fields of snapshot.json; None takes a field away.
     """
     (folder / "golden").mkdir(parents=True, exist_ok=True)
     chance = np.random.default_rng(seed)
@@ -33,8 +33,11 @@ def write_tiny_model(
     biases = chance.normal(size=hidden).astype("<f4"), chance.normal(size=2).astype("<f4")
     stack = [
         *first_layers,
-        {"op": "dense", "inputs": 4, "outputs": hidden}, {"op": "relu"}, {"op": "dense", "inputs": hidden, "outputs": 2}, *layers,
-    ]  # fmt: skip
+        {"op": "dense", "inputs": 4, "outputs": hidden},
+        {"op": "relu"},
+        {"op": "dense", "inputs": hidden, "outputs": 2},
+        *layers,
+    ]
     (folder / "model.json").write_text(json.dumps({"format": 1, "layers": stack}))
     weights = np.concatenate([first.ravel(), biases[0], second.ravel(), biases[1]])
     (folder / "model.bin").write_bytes(weights.tobytes())

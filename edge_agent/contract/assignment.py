@@ -1,4 +1,4 @@
-"""The assignment: the signed desired state of one device, as frozen validated types; who signs it is `trust`'s matter."""
+"""The assignment: the signed desired state of one device, as frozen validated types; who signs it is in `trust`."""
 
 from __future__ import annotations
 

@@ -84,9 +84,11 @@ def offer_abandoned(state: ModelState, event: ev.OfferAbandoned, now: Moment) ->
 
 
 def verify_passed(state: ModelState, event: ev.VerifyPassed, now: Moment) -> ModelState | Refusal:
-    """Evidence and bytes hold on this disk: it may be loaded."""
+    """Evidence and bytes hold on this disk: it may be loaded, unless a worker that proved it is here already."""
     if state.candidate is None or state.candidate.digest != event.digest:
         return _stale(state, event)
+    if state.live_count(event.digest):  # taken over from an earlier runtime
+        return _proven(state, state.candidate, now)
     return _in_phase(state, Phase.VERIFIED, now)
 
 
@@ -129,11 +131,13 @@ def _fallback(reason: Reason) -> Reason:
 
 def worker_up_proves(state: ModelState, event: ev.WorkerUp, now: Moment) -> ModelState:
     """The candidate loaded and reproduced its golden vectors: requests go to it as soon as the front has switched."""
-    candidate = state.candidate
     state = serving.remember_worker(state, event, now)
-    if candidate is None:
-        return state
-    state = replace(state, candidate=replace(candidate, previous=state.active or candidate.previous))
+    return _proven(state, state.candidate, now) if state.candidate else state
+
+
+def _proven(state: ModelState, candidate: Candidate, now: Moment) -> ModelState:
+    previous = candidate.previous if candidate.digest == state.active else state.active or candidate.previous
+    state = replace(state, candidate=replace(candidate, previous=previous))
     return replace(
         _in_phase(state, Phase.PROVEN, now),
         status=Status.UP,

@@ -6,20 +6,21 @@ from edge_agent.contract.report import ReportKind
 from edge_agent.core import events as ev
 from edge_agent.core.actions import Action, DropOffer, KeepWorkers, Route, Tell, Verify
 from edge_agent.core.ladder import last_good
-from edge_agent.core.state import ModelState, Phase
+from edge_agent.core.state import ModelState, Phase, Quarantine, RefusedOffer
 
 
 def effects(old: ModelState, new: ModelState, event: ev.Event) -> tuple[Action, ...]:
     """Actions for this change, the most urgent first: where requests go, which workers, then the rest."""
     booted = isinstance(event, ev.Booted)
     actions: list[Action] = []
-    if booted or _route(old) != _route(new):
-        actions.append(_route(new))
+    entered = new.phase if _candidate_step(old) != _candidate_step(new) else None
+    if booted or _route(old) != _route(new) or entered is Phase.PROVEN:
+        actions.append(_route(new))  # a proven candidate waits for the answer, also where requests go to it already
     wishes = wanted_workers(new)
     if booted or isinstance(event, ev.WorkerDied) or wishes != wanted_workers(old):
         actions.append(KeepWorkers(new.model, wishes))
-    entered_received = new.phase is Phase.RECEIVED and (booted or _candidate_step(old) != _candidate_step(new))
-    if entered_received and new.candidate:
+    received = new.phase is Phase.RECEIVED and (booted or entered is Phase.RECEIVED)
+    if received and new.candidate:
         actions.append(Verify(new.model, new.candidate.digest))
     if (
         old.phase is Phase.FETCHING
@@ -37,14 +38,15 @@ def wanted_workers(state: ModelState) -> tuple[str, ...]:
         wishes.append(state.active)
     if state.raising is not None:
         wishes.append(state.raising)
-    if state.candidate is not None and state.phase is Phase.VERIFIED:
+    if state.candidate is not None and state.phase is Phase.VERIFIED and state.candidate.digest not in wishes:
         wishes.append(state.candidate.digest)
     spare = _spare(state)
     return (*wishes, spare) if spare is not None else tuple(wishes)
 
 
 def _spare(state: ModelState) -> str | None:
-    """In probation the previous active snapshot; in steady state a second active one; on a damaged disk the last good one.
+    """In probation the previous active snapshot; in steady state a second active one; on a damaged disk the last good
+    one.
 
     A damaged active snapshot cannot be loaded a second time, but a second worker that is loaded already is kept.
     """
@@ -72,47 +74,39 @@ def _candidate_step(state: ModelState) -> tuple[str, Phase] | None:
 
 def _told(old: ModelState, new: ModelState) -> list[Tell]:
     """Facts for the journal and the outbox: every change that an operator would want to read later."""
-    told: list[Tell] = []
+    return [*_told_of_damage(old, new), *_told_of_records(old, new), *_told_of_steps(old, new)]
+
+
+def _told_of_damage(old: ModelState, new: ModelState) -> list[Tell]:
     was_damaged = {known.digest for known in old.known if known.damaged}
-    for known in new.known:
-        if known.damaged != (known.digest in was_damaged):
-            kind = ReportKind.DAMAGE if known.damaged else ReportKind.REPAIRED
-            told.append(Tell(new.model, kind, known.digest, known.version))
-    for record in new.quarantine:
-        if record not in old.quarantine:
-            told.append(
-                Tell(
-                    new.model,
-                    ReportKind.QUARANTINED,
-                    record.digest,
-                    record.version,
-                    reason=record.reason,
-                    detail=record.detail,
-                )
-            )
-    for refused in new.refused_offers:
-        if refused not in old.refused_offers:
-            told.append(
-                Tell(
-                    new.model,
-                    ReportKind.REFUSED,
-                    refused.digest,
-                    refused.version,
-                    reason=refused.reason,
-                    detail=refused.detail,
-                )
-            )
-    if new.declined and new.declined != old.declined:
-        told.append(
-            Tell(
-                new.model,
-                ReportKind.DECLINED,
-                new.declined.digest,
-                new.declined.version,
-                reason=new.declined.reason,
-                detail=new.declined.detail,
-            )
+    return [
+        Tell(
+            new.model,
+            ReportKind.DAMAGE if known.damaged else ReportKind.REPAIRED,
+            known.digest,
+            known.version,
         )
+        for known in new.known
+        if known.damaged != (known.digest in was_damaged)
+    ]
+
+
+def _told_of_records(old: ModelState, new: ModelState) -> list[Tell]:
+    """Quarantined, refused and declined snapshots, each with its reason."""
+    records: list[tuple[ReportKind, Quarantine | RefusedOffer]] = []
+    records += [(ReportKind.QUARANTINED, record) for record in new.quarantine if record not in old.quarantine]
+    records += [(ReportKind.REFUSED, offer) for offer in new.refused_offers if offer not in old.refused_offers]
+    if new.declined and new.declined != old.declined:
+        records.append((ReportKind.DECLINED, new.declined))
+    return [
+        Tell(new.model, kind, record.digest, record.version, reason=record.reason, detail=record.detail)
+        for kind, record in records
+    ]
+
+
+def _told_of_steps(old: ModelState, new: ModelState) -> list[Tell]:
+    """A candidate's phases, its confirmation, and what serves."""
+    told: list[Tell] = []
     if new.candidate and _candidate_step(old) != _candidate_step(new):
         snapshot = new.candidate.snapshot
         told.append(Tell(new.model, ReportKind.PHASE, snapshot.digest, snapshot.version, phase=new.phase.value))
@@ -121,12 +115,13 @@ def _told(old: ModelState, new: ModelState) -> list[Tell]:
         told.append(Tell(new.model, ReportKind.PHASE, snapshot.digest, snapshot.version, phase="confirmed"))
     if (old.active, old.status, old.fallback_reason) != (new.active, new.status, new.fallback_reason):
         active = new.find(new.active)
+        version = active.version if active else None
         told.append(
             Tell(
                 new.model,
                 ReportKind.SERVING,
                 new.active,
-                active.version if active else None,
+                version,
                 phase=new.status.value,
                 reason=new.fallback_reason,
             )

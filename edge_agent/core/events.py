@@ -183,6 +183,7 @@ class TrialJudged(Event):
 
 
 EVENT_TYPES: tuple[type[Event], ...] = (
-    Booted, OfferBegun, OfferCompleted, OfferAbandoned, OfferRefused, VerifyPassed, VerifyFailed, WorkerUp, BringUpFailed, WorkerDied,
-    WorkerCrashed, Routed, DamageFound, Repaired, RollbackAsked, Forgotten, Woke, AssignmentTaken, TrialJudged,
+    Booted, OfferBegun, OfferCompleted, OfferAbandoned, OfferRefused, VerifyPassed, VerifyFailed, WorkerUp,
+    BringUpFailed, WorkerDied, WorkerCrashed, Routed, DamageFound, Repaired, RollbackAsked, Forgotten, Woke,
+    AssignmentTaken, TrialJudged,
 )  # fmt: skip

@@ -3,8 +3,8 @@
 The tables say which handler answers an event in which phase; handlers live in `candidate`, `serving` and `recovery`;
 what has to be done about a change is derived from (old, new) in `effects`, so that no handler can forget it.
 
-Events about the candidate's digest, and all offer events, go by the candidate table (phase x event); all others go by the
-serving table (status x event). Every cell is a handler or a named refusal.
+Events about the candidate's digest, and all offer events, go by the candidate table (phase x event); all others go
+by the serving table (status x event). Every cell is a handler or a named refusal.
 """
 
 from __future__ import annotations
@@ -50,11 +50,15 @@ def _candidate_row(phase: Phase) -> dict[type[ev.Event], Cell]:
         ev.OfferAbandoned: {F: cand.offer_abandoned, A: _UNBUILT},
         ev.VerifyPassed: {R: cand.verify_passed},
         ev.VerifyFailed: {R: cand.verify_failed},
-        ev.WorkerUp: {V: cand.worker_up_proves, P: serving.remember_worker, T: _UNBUILT, B: cand.worker_up_again},
-        ev.BringUpFailed: {V: cand.bring_up_failed, P: cand.bring_up_failed, T: _UNBUILT, B: cand.bring_up_failed},
-        ev.WorkerDied: {V: serving.worker_died, P: serving.worker_died, T: _UNBUILT, B: serving.worker_died},
-        ev.WorkerCrashed: {V: serving.note_crash, P: cand.worker_crashed, T: _UNBUILT, B: cand.worker_crashed},
-        ev.Routed: {P: cand.routed, T: _UNBUILT, B: serving.routed},
+        ev.WorkerUp: {R: serving.remember_worker, V: cand.worker_up_proves, P: serving.remember_worker, T: _UNBUILT,
+                      B: cand.worker_up_again},
+        ev.BringUpFailed: {R: cand.bring_up_failed, V: cand.bring_up_failed, P: cand.bring_up_failed, T: _UNBUILT,
+                           B: cand.bring_up_failed},
+        ev.WorkerDied: {R: serving.worker_died, V: serving.worker_died, P: serving.worker_died, T: _UNBUILT,
+                        B: serving.worker_died},
+        ev.WorkerCrashed: {R: serving.note_crash, V: serving.note_crash, P: cand.worker_crashed, T: _UNBUILT,
+                           B: cand.worker_crashed},
+        ev.Routed: {R: serving.routed, P: cand.routed, T: _UNBUILT, B: serving.routed},
         ev.AssignmentTaken: dict.fromkeys(Phase, _UNBUILT),
         ev.TrialJudged: {T: _UNBUILT},
         ev.Woke: dict.fromkeys(Phase, cand.woke),

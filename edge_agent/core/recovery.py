@@ -1,7 +1,7 @@
 """What a boot makes of the saved state, what the store still holds and the workers that are still alive.
 
-A boot is an ordinary event; the table below is total over the candidate's saved phase. Unknown or impossible combinations
-end in the fallback ladder: the device serves the best snapshot that verifies.
+A boot is an ordinary event; the table below is total over the candidate's saved phase. Unknown or impossible
+combinations end in the fallback ladder: the device serves the best snapshot that verifies.
 """
 
 from __future__ import annotations

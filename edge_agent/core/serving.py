@@ -1,4 +1,5 @@
-"""What serves and what takes its place: the handlers of the serving table; the candidate's own steps are in `candidate`.
+"""What serves and what takes its place: the handlers of the serving table; the candidate's own steps are in
+`candidate`.
 
 Each handler takes (state, event, now) and answers the new state or a refusal; actions are derived in `effects`.
 """

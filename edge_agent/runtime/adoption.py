@@ -1,4 +1,6 @@
-"""Finding the children of an earlier runtime: whoever listens in the run folder is asked who it is, and taken back or ended."""
+"""Finding the children of an earlier runtime: whoever listens in the run folder is asked who it is, and taken back or
+ended.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""A control connection over a unix socket: framed requests, replies, events and file descriptors. What is said is not known here.
+"""A control connection over a unix socket: framed requests, replies, events and file descriptors. What is said is not
+known here.
 
 The framing itself is `worker.wire`, which the other side shares.
 """

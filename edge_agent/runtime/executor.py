@@ -1,7 +1,9 @@
-"""Event in → decide → persist → act → the outcome is the next event; the same loop for every cause. Decisions are `core`'s.
+"""Event in → decide → persist → act → the outcome is the next event; the same loop for every cause. Decisions are
+`core`'s.
 
-A transition, the intent that follows from it and the reports that it causes are one transaction, made before anything is
-done. Safety events (leave a bad worker, step down the ladder) go on in memory when that write fails: a full disk is no outage.
+A transition, the intent that follows from it and the reports that it causes are one transaction, made before
+anything is done. Safety events (leave a bad worker, step down the ladder) go on in memory when that write fails: a
+full disk is no outage.
 """
 
 from __future__ import annotations

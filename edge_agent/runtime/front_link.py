@@ -1,4 +1,7 @@
-"""The front as the runtime sees it: started, adopted, told where requests go, and restarted. Requests never pass here."""
+"""The front as the runtime sees it: started, adopted, told where requests go, and restarted.
+
+Requests never pass here.
+"""
 
 from __future__ import annotations
 
@@ -175,10 +178,15 @@ class FrontLink:
             raise Unavailable("the front has no listening socket")
         serving = self._config.serving
         command = [
-            sys.executable, "-m", "edge_agent.front", "--socket", str(path), "--listen-fd", str(self._listener.fileno()),
-            "--orphan-timeout-s", str(self._config.limits.orphan_s), "--hold-s", str(serving.hold_s),
-            "--deadline-s", str(serving.deadline_s), "--queue-max", str(serving.queue_max),
-            "--body-bytes-max", str(serving.body_bytes_max), "--device-id", self._config.device_id,
+            sys.executable, "-m", "edge_agent.front",
+            "--socket", str(path),
+            "--listen-fd", str(self._listener.fileno()),
+            "--orphan-timeout-s", str(self._config.limits.orphan_s),
+            "--hold-s", str(serving.hold_s),
+            "--deadline-s", str(serving.deadline_s),
+            "--queue-max", str(serving.queue_max),
+            "--body-bytes-max", str(serving.body_bytes_max),
+            "--device-id", self._config.device_id,
             "--log-level", self._config.log_level,
         ]  # fmt: skip
         process = start(command, pass_fds=[self._listener.fileno()], folder=self._run_dir, on_exit=lambda: None)

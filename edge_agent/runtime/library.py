@@ -47,7 +47,7 @@ class Library:
     # ---- at a boot
 
     async def scan(self, model_names: frozenset[str]) -> tuple[Known, ...]:
-        """Verify the evidence of every stored snapshot of these models; what does not verify is passed over, and said."""
+        """Verify the evidence of every stored snapshot of these models; what does not verify is passed over."""
         return await self._thread.call(self._scan, model_names, priority=Priority.SAFETY)
 
     def _scan(self, model_names: frozenset[str]) -> tuple[Known, ...]:
@@ -189,7 +189,10 @@ class Library:
         return self._writable().missing_chunks(verified.manifest)
 
     async def put_chunk(self, sha256: str, data: bytes) -> None:
-        """Store a chunk that an offer asked for. Raises Rejected (chunk_mismatch), Unavailable (disk_full, read_only)."""
+        """Store a chunk that an offer asked for.
+
+        Raises Rejected (chunk_mismatch), Unavailable (disk_full, read_only).
+        """
         await self._thread.call(
             lambda: self._writing(lambda models: models.put_chunk(sha256, data)), priority=Priority.BULK
         )
@@ -246,7 +249,9 @@ class Library:
         return self._models
 
     def _writing(self, work: Any) -> Any:
-        """Run a write; a database that turns out to be broken is replaced by what still verifies, and the write done again."""
+        """Run a write; a database that turns out to be broken is replaced by what still verifies, and the write done
+        again.
+        """
         models = self._writable()
         try:
             return work(models)

@@ -1,6 +1,7 @@
 """Taking in an offered snapshot: verify its metadata before anything else, then only the chunks that it names.
 
-Whoever offers (an import, later the sync process) holds nothing that may not be lost: it may die, hang or lie at any step.
+Whoever offers (an import, later the sync process) holds nothing that may not be lost: it may die, hang or lie at any
+step.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ class OfferDesk:
         return wanted
 
     def _verify(self, manifest_raw: bytes, evidence_raw: bytes) -> VerifiedManifest:
-        """New content needs fresh metadata; a snapshot that was admitted here is repaired with any that ever was right."""
+        """New content needs fresh metadata; a snapshot that was admitted here is repaired with any that was right."""
         evidence = decode_evidence(evidence_raw)
         if self._library.manifest(hashlib.sha256(manifest_raw).hexdigest()) is not None:
             return verify_admitted(evidence, manifest_raw, self._pinned_root)

@@ -1,4 +1,6 @@
-"""The executor's store: a transition becomes a state document, journal lines and reports in one transaction of agent.db."""
+"""The executor's store: a transition becomes a state document, journal lines and reports in one transaction of
+agent.db.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The worker processes of all models: kept as many, and with what, as the core wishes. No decision about snapshots is made here.
+"""The worker processes of all models: kept as many, and with what, as the core wishes. No decision about snapshots is
+made here.
 
 Level-triggered: `keep` says which workers should be loaded; shortages are brought up, surplus ends once no request is
 routed to it. Facts go back as events: WorkerUp, BringUpFailed, WorkerDied.
@@ -198,7 +199,8 @@ class Pool:
             return
         worker.stage = WorkerStage.UP
         log.info("worker_up", model=worker.model, snapshot=worker.digest, worker=worker.worker_id,
-                 load_ms=answer.get("load_ms"), device_used=answer.get("device"), proof=answer.get("proof"))  # fmt: skip
+                 load_ms=answer.get("load_ms"), device_used=answer.get("device"),
+                 proof=answer.get("proof"))  # fmt: skip
         await self._library.record_proof(worker.digest, plan.profile, answer)
         self._post(ev.WorkerUp(worker.model, worker.worker_id, worker.digest))
         self._front.workers_changed(worker.model)

@@ -1,4 +1,7 @@
-"""Child processes by pid and pidfd: started, adopted, watched, ended and reaped the same way. What they do is not known here."""
+"""Child processes by pid and pidfd: started, adopted, watched, ended and reaped the same way.
+
+What they do is not known here.
+"""
 
 from __future__ import annotations
 

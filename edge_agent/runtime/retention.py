@@ -1,4 +1,7 @@
-"""Keeps the store within its budget: snapshots that nothing needs go, oldest release first. What is needed is `core`'s word."""
+"""Keeps the store within its budget: snapshots that nothing needs go, oldest release first.
+
+What is needed is `core`'s word.
+"""
 
 from __future__ import annotations
 

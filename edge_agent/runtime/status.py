@@ -34,7 +34,10 @@ def status_document(
 
 
 def model_document(state: ModelState, routed: str | None) -> dict[str, Any]:
-    """One slot; `routed` is the snapshot to which the front sends requests. Active, last good, candidate, quarantine, and why another snapshot than the wanted one serves."""
+    """One slot; `routed` is the snapshot to which the front sends requests.
+
+    Active, last good, candidate, quarantine, and why another snapshot than the wanted one serves.
+    """
     active = state.find(state.active)
     good = last_good(state)
     candidate = state.candidate
@@ -78,7 +81,7 @@ def _declined(state: ModelState) -> dict[str, Any] | None:
 
 
 def _turned_away(state: ModelState) -> list[dict[str, Any]]:
-    """Quarantine records, then offers refused before they were believed; `blocked`: not tried again in this generation."""
+    """Quarantine records, then refused offers that were not believed; `blocked`: not tried again in this generation."""
     records: list[tuple[Quarantine | RefusedOffer, bool]] = [
         (record, record.generation == state.generation) for record in state.quarantine
     ]

@@ -1,4 +1,7 @@
-"""Background tasks of the runtime: kept alive, ended together, and never failing in silence. What they do is not known here."""
+"""Background tasks of the runtime: kept alive, ended together, and never failing in silence.
+
+What they do is not known here.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The fork servers, one per engine: started on demand, adopted after a restart, asked for workers. Loading is `pool`'s."""
+"""The fork servers, one per engine: started on demand, adopted after a restart, asked for workers.
+
+Loading is `pool`'s.
+"""
 
 from __future__ import annotations
 

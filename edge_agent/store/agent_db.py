@@ -18,7 +18,8 @@ MIGRATIONS: dict[int, str] = {
     1: """
         CREATE TABLE IF NOT EXISTS state(model TEXT PRIMARY KEY, document BLOB NOT NULL);
         CREATE TABLE IF NOT EXISTS journal(
-            number INTEGER PRIMARY KEY AUTOINCREMENT, at_unix_ms INTEGER NOT NULL, model TEXT NOT NULL, entry TEXT NOT NULL);
+            number INTEGER PRIMARY KEY AUTOINCREMENT, at_unix_ms INTEGER NOT NULL,
+            model TEXT NOT NULL, entry TEXT NOT NULL);
         CREATE TABLE IF NOT EXISTS outbox(
             number INTEGER PRIMARY KEY AUTOINCREMENT, telemetry INTEGER NOT NULL, body BLOB NOT NULL);
         CREATE TABLE IF NOT EXISTS meta(key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -88,7 +89,8 @@ class AgentDb:
         with translated(self.path.name):
             found = rows(
                 self._db,
-                "SELECT number, at_unix_ms, model, entry FROM journal WHERE ?1 IS NULL OR model=?1 ORDER BY number DESC LIMIT ?2",
+                "SELECT number, at_unix_ms, model, entry FROM journal WHERE ?1 IS NULL OR model=?1"
+                " ORDER BY number DESC LIMIT ?2",
                 (model, newest),
             )
         return tuple(
@@ -139,6 +141,7 @@ class AgentDb:
         surplus = int(count) - limits.OUTBOX_REPORTS_MAX
         if surplus > 0:
             self._db.execute(
-                "DELETE FROM outbox WHERE number IN (SELECT number FROM outbox ORDER BY telemetry DESC, number LIMIT ?)",
+                "DELETE FROM outbox WHERE number IN"
+                " (SELECT number FROM outbox ORDER BY telemetry DESC, number LIMIT ?)",
                 [surplus],
             )

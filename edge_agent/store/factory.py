@@ -1,4 +1,7 @@
-"""The factory snapshot: a read-only models.db that holds one snapshot, the last rung of the ladder. Who may make it is the CLI's."""
+"""The factory snapshot: a read-only models.db that holds one snapshot, the last rung of the ladder.
+
+Who may make it is the CLI's.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,10 @@ def write_factory(
     chunks: Iterable[tuple[str, bytes]],
     at_unix_ms: int,
 ) -> None:
-    """Write the factory file whole or not at all. Raises Rejected when it exists already (renewing is done on purpose)."""
+    """Write the factory file whole or not at all.
+
+    Raises Rejected when it exists already (renewing is done on purpose).
+    """
     if out.exists():
         raise Rejected(f"{out} exists already", next_step="Remove it first if the factory snapshot is to be renewed")
     temporary = out.with_name(out.name + ".new")

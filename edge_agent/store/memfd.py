@@ -1,4 +1,7 @@
-"""Sealed memory files: bytes that nobody can change after they were verified. Where the bytes come from is not known here."""
+"""Sealed memory files: bytes that nobody can change after they were verified.
+
+Where the bytes come from is not known here.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""models.db: snapshots, their chunks and the evidence that admitted them. What a snapshot is worth is decided elsewhere.
+"""models.db: snapshots, their chunks and the evidence that admitted them. What a snapshot is worth is decided
+elsewhere.
 
 Invariants:
 - a row in `snapshot` is visible only after a transaction that found every chunk of its manifest in `chunk`;
@@ -149,7 +150,10 @@ class ModelsDb:
             self._db.execute("INSERT OR REPLACE INTO chunk(sha256, data) VALUES(?, ?)", [bytes.fromhex(sha256), data])
 
     def admit(self, digest: str, manifest: Manifest, at_unix_ms: int) -> None:
-        """Make an offer visible: one transaction that finds every chunk. Raises Rejected (truncated) when one is missing."""
+        """Make an offer visible: one transaction that finds every chunk.
+
+        Raises Rejected (truncated) when one is missing.
+        """
         with translated(self.path.name), self._db.atomic():
             missing = self.missing_chunks(manifest)
             if missing:
@@ -188,7 +192,8 @@ class ModelsDb:
         return data
 
     def open_sealed(self, manifest: Manifest, path: str) -> int:
-        """A sealed memory file with the bytes of this file: every chunk and the whole hashed on the way. Caller closes it.
+        """A sealed memory file with the bytes of this file: every chunk and the whole hashed on the way. Caller closes
+        it.
 
         Raises Corrupt (damage).
         """

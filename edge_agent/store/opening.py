@@ -1,6 +1,7 @@
 """Opening the store at a boot, whatever became of it: damaged files are set aside, what still verifies is salvaged.
 
-What is served from the result is `core`'s decision; here no error escapes but one: a first start without a writable folder.
+What is served from the result is `core`'s decision; here no error escapes but one: a first start without a writable
+folder.
 """
 
 from __future__ import annotations
@@ -51,7 +52,10 @@ def open_store(state_dir: Path, at_unix_ms: int) -> Opened:
 
 
 def heal(models: ModelsDb, at_unix_ms: int) -> tuple[ModelsDb, str]:
-    """Replace a models.db that turned out to be broken while in use. Raises Unavailable when that is not possible now."""
+    """Replace a models.db that turned out to be broken while in use.
+
+    Raises Unavailable when that is not possible now.
+    """
     path = models.path
     models.close()
     notes: list[str] = []
@@ -62,7 +66,10 @@ def heal(models: ModelsDb, at_unix_ms: int) -> tuple[ModelsDb, str]:
 
 
 def salvage(old: Path, fresh: ModelsDb, at_unix_ms: int) -> str:
-    """Copy what still verifies from a damaged models.db: snapshots by digest, chunks by hash. What was saved, in words."""
+    """Copy what still verifies from a damaged models.db: snapshots by digest, chunks by hash.
+
+    What was saved, in words.
+    """
     kept_snapshots = kept_chunks = lost_chunks = 0
     source: ModelsDb | None = None
     with contextlib.suppress(HoldfastError):

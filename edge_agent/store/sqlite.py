@@ -1,4 +1,7 @@
-"""Opening SQLite files with our settings, and its errors in our words. What the tables mean is in `models_db` and `agent_db`."""
+"""Opening SQLite files with our settings, and its errors in our words.
+
+What the tables mean is in `models_db` and `agent_db`.
+"""
 
 from __future__ import annotations
 

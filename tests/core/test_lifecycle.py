@@ -1,8 +1,7 @@
-"""Paths through the lifecycle, event by event, with a clock that only the test moves; and random walks that must keep the promises."""
+"""Paths through the lifecycle, event by event, with a clock that only the test moves. Random walks are elsewhere."""
 
 from __future__ import annotations
 
-import random
 from dataclasses import replace
 
 import pytest
@@ -10,78 +9,12 @@ import pytest
 from edge_agent.contract import limits
 from edge_agent.contract.reasons import Reason
 from edge_agent.core import events as ev
-from edge_agent.core.actions import Action, DropOffer, KeepWorkers, Route, Tell, Verify
+from edge_agent.core.actions import DropOffer, KeepWorkers, Route, Tell, Verify
 from edge_agent.core.effects import wanted_workers
-from edge_agent.core.ladder import last_good
-from edge_agent.core.lifecycle import Step, decide
+from edge_agent.core.lifecycle import decide
 from edge_agent.core.serving import needed_digests
-from edge_agent.core.state import Known, LiveWorker, ModelState, Moment, Phase, Settings, Status, persistent_part
-
-FACTORY = Known("f" * 64, "0.9", 1, "i", factory=True)
-ONE = Known("1" * 64, "1.0", 2, "i")
-TWO = Known("2" * 64, "2.0", 3, "i")
-OTHER_INTERFACE = Known("3" * 64, "3.0", 4, "other")
-
-
-class Device:
-    """Feeds events to the core, as the executor does, with a clock of the test's own."""
-
-    def __init__(self, *known: Known, settings: Settings | None = None) -> None:
-        self.state = ModelState("m")
-        self.now_s = 100.0
-        self.settings = settings or Settings(probation_s=10.0)
-        self.workers = 0
-        self.booted = self.feed(ev.Booted("m", self.settings, known, ()))
-
-    def feed(self, event: ev.Event) -> Step:
-        step = decide(self.state, event, self.now())
-        assert step.state.fault() is None
-        self.state = step.state
-        self.retire_surplus()
-        return step
-
-    def retire_surplus(self) -> None:
-        """As the pool does it: loaded workers that nobody wishes for are ended, and the core is told."""
-        wished = list(wanted_workers(self.state))
-        for worker in self.state.live:
-            if worker.digest in wished:
-                wished.remove(worker.digest)
-            else:
-                self.state = decide(self.state, ev.WorkerDied("m", worker.worker_id, worker.digest), self.now()).state
-
-    def now(self) -> Moment:
-        return Moment(self.now_s, int(self.now_s * 1000))
-
-    def up(self, snapshot: Known) -> Step:
-        self.workers += 1
-        return self.feed(ev.WorkerUp("m", f"w{self.workers}", snapshot.digest))
-
-    def die(self, snapshot: Known) -> Step:
-        worker = next(w for w in self.state.live if w.digest == snapshot.digest)
-        return self.feed(ev.WorkerDied("m", worker.worker_id, snapshot.digest))
-
-    def bring_in(self, snapshot: Known, *, confirm: bool = True) -> None:
-        """Offer, receive, verify, prove, route, and let probation pass."""
-        self.feed(ev.OfferBegun("m", snapshot, complete=False, retry=False))
-        self.feed(ev.OfferCompleted("m", snapshot.digest))
-        self.feed(ev.VerifyPassed("m", snapshot.digest))
-        self.up(snapshot)
-        self.feed(ev.Routed("m", snapshot.digest))
-        if confirm:
-            self.now_s += self.settings.probation_s
-            self.feed(ev.Woke("m"))
-            assert self.state.candidate is None
-
-
-def actions_of(step: Step, kind: type[Action]) -> list[Action]:
-    return [action for action in step.actions if isinstance(action, kind)]
-
-
-def device_on_factory() -> Device:
-    device = Device(FACTORY)
-    device.up(FACTORY)
-    device.up(FACTORY)
-    return device
+from edge_agent.core.state import LiveWorker, Moment, Phase, Settings, Status, persistent_part
+from tests.core.device import FACTORY, ONE, OTHER_INTERFACE, TWO, Device, actions_of, device_on_factory
 
 
 def test_first_boot_brings_up_the_factory_snapshot() -> None:
@@ -371,52 +304,3 @@ def test_retention_is_refused_what_is_needed() -> None:
     device.bring_in(ONE)
     for digest in needed_digests(device.state):
         assert device.feed(ev.Forgotten("m", digest)).refusal is not None
-
-
-def random_event(chance: random.Random, state: ModelState, number: int) -> ev.Event:
-    snapshots = (FACTORY, ONE, TWO, OTHER_INTERFACE)
-    digest = chance.choice(snapshots).digest
-    reason = chance.choice([Reason.DAMAGE, Reason.PROOF, Reason.ENGINE_MISSING, Reason.LOAD_CRASH])
-    worker = chance.choice(state.live) if state.live else LiveWorker("none", digest)
-    found = tuple(s for s in snapshots if s.factory or chance.random() < 0.7)
-    return chance.choice(
-        [
-            ev.Booted("m", Settings(probation_s=chance.choice([0.0, 20.0])), found, tuple(state.live[:1])),
-            ev.OfferBegun("m", chance.choice(snapshots), chance.random() < 0.5, chance.random() < 0.2),
-            ev.OfferCompleted("m", digest),
-            ev.OfferAbandoned("m", digest, Reason.OFFER_ABANDONED),
-            ev.VerifyPassed("m", digest),
-            ev.VerifyFailed("m", digest, reason, ""),
-            ev.WorkerUp("m", f"w{number}", digest),
-            ev.BringUpFailed("m", digest, reason, ""),
-            ev.WorkerDied("m", worker.worker_id, worker.digest),
-            ev.WorkerCrashed("m", digest, chance.choice("abc")),
-            ev.Routed("m", digest),
-            ev.DamageFound("m", digest, 1),
-            ev.Repaired("m", digest),
-            ev.RollbackAsked("m", chance.choice([None, "1.0", "9.9"])),
-            ev.Forgotten("m", digest),
-            ev.Woke("m"),
-        ]
-    )
-
-
-@pytest.mark.parametrize("block", range(20))
-def test_random_walks_keep_every_promise(block: int) -> None:
-    """Invariants after every step: consistent, bounded, nothing quarantined serves, what serves was loaded and proven."""
-    for seed in range(block * 100, block * 100 + 100):
-        chance, state, now_s = random.Random(seed), ModelState("m"), 0.0
-        for number in range(60):
-            now_s += chance.random() * 30
-            event = random_event(chance, state, number)
-            step = decide(state, event, Moment(now_s, int(now_s * 1000) + 1))
-            new = step.state
-            story = (seed, number, event)
-            assert new.fault() is None, (story, new.fault())
-            assert new.active is None or new.is_quarantined(new.active) is None, story
-            if new.active not in (None, state.active):
-                assert new.live_count(new.active), (story, "what begins to serve has a proven worker")
-            assert len(new.quarantine) <= limits.QUARANTINE_RECORDS_MAX
-            assert len(new.crashes) <= limits.CRASHES_REMEMBERED_MAX
-            state = new
-        assert last_good(state) is None or last_good(state).digest != state.active  # type: ignore[union-attr]

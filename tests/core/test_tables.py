@@ -1,4 +1,7 @@
-"""The lifecycle's tables are total: every (state, event) is a transition or a named refusal. Paths through them: test_lifecycle."""
+"""The lifecycle's tables are total: every (state, event) is a transition or a named refusal.
+
+Paths through them: test_lifecycle.
+"""
 
 from __future__ import annotations
 
@@ -98,7 +101,8 @@ def test_recovery_is_total_over_saved_phases() -> None:
 def test_the_core_imports_nothing_that_touches_the_world() -> None:
     code = (
         "import sys; import edge_agent.core.lifecycle; "
-        "print(*[m for m in ('asyncio','socket','random','secrets','sqlite3','subprocess','threading') if m in sys.modules])"
+        "worldly = ('asyncio', 'socket', 'random', 'secrets', 'sqlite3', 'subprocess', 'threading'); "
+        "print(*[module for module in worldly if module in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []

@@ -13,22 +13,7 @@ from tests.demo.stage import Stage
 BUCKET_S = 0.1
 COLOURS = ("#6b7a8f", "#2f7ebc", "#2a9d5c", "#c2703d", "#8e5bb5")
 
-PAGE = Template("""<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Holdfast: one device, whole alone</title>
-<meta name="viewport" content="width=device-width,initial-scale=1"><style>
-body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:1100px;padding:0 1rem;color:#1c2430;background:#fbfbfa}
-h1{font-size:1.5rem;margin:0}p.lead{color:#4a5666;margin:.3rem 0 1.2rem}.big{display:flex;gap:1rem;flex-wrap:wrap;margin:1rem 0}
-.big div{background:#fff;border:1px solid #e2e5e9;border-radius:8px;padding:.7rem 1rem;min-width:9rem}
-.big b{display:block;font-size:1.5rem;font-variant-numeric:tabular-nums}
-table{border-collapse:collapse;width:100%;background:#fff;font-size:.9rem}td,th{border:1px solid #e2e5e9;padding:.4rem .6rem;
-text-align:left;vertical-align:top}.ok{color:#1d7f47;font-weight:600}.bad{color:#b3261e;font-weight:600}
-svg{width:100%;background:#fff;border:1px solid #e2e5e9;border-radius:8px}svg text{font:11px system-ui,sans-serif;fill:#4a5666}
-.legend span{display:inline-block;margin-right:1.2rem}.legend i{display:inline-block;width:.8rem;height:.8rem;margin-right:.4rem;
-border-radius:2px}</style></head><body><h1>Holdfast: one device, whole alone</h1>
-<p class="lead">Real processes, real models, no network. Each answer was compared with the reference of the digest that it claims.</p>
-<div class="big">$figures</div><h2>Answers over time, by version</h2><div class="legend">$legend</div>$chart
-<h2>What happened</h2><table><tr><th>step</th><th>outcome</th><th>seconds</th><th>seen</th></tr>$steps</table>
-<h2>The device's own story</h2><table><tr><th>time</th><th>snapshot</th><th>fact</th></tr>$journal</table></body></html>
-""")
+PAGE = Template((Path(__file__).parent / "report.html").read_text())
 
 
 def write_report(stage: Stage, out: Path, journal: list[dict[str, object]]) -> Path:

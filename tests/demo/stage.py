@@ -1,4 +1,4 @@
-"""What the story is played on: models, publisher, the one agent, the client, and the list of steps with their outcome."""
+"""What the story is played on: models, publisher, the agent, the client, and the list of steps with their outcome."""
 
 from __future__ import annotations
 
@@ -94,7 +94,10 @@ class Stage:
 
     @contextmanager
     def step(self, title: str) -> Iterator[list[str]]:
-        """Play one step; what is appended to the list is what was seen. A failed assertion is told, and the story goes on."""
+        """Play one step; what is appended to the list is what was seen.
+
+        A failed assertion is told, and the story goes on.
+        """
         seen: list[str] = []
         started = time.monotonic()
         self.console.print(f"[bold]{title}[/]")

@@ -1,4 +1,6 @@
-"""Random damage in the state folder, the device down or running: no wrong answer, and no hand needed while the factory snapshot is intact."""
+"""Random damage in the state folder, the device down or running: no wrong answer, and no hand needed while the factory
+snapshot is intact.
+"""
 
 from __future__ import annotations
 

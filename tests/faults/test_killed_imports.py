@@ -1,4 +1,6 @@
-"""kill -9 of the runtime at random moments of an import: afterwards a verified snapshot serves, and the import ends or is refused."""
+"""kill -9 of the runtime at random moments of an import: afterwards a verified snapshot serves, and the import ends or
+is refused.
+"""
 
 from __future__ import annotations
 

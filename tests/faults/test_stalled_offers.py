@@ -1,4 +1,6 @@
-"""Whoever offers bytes is stopped or killed at every step while a cold fallback runs: the fallback does not wait for it."""
+"""Whoever offers bytes is stopped or killed at every step while a cold fallback runs: the fallback does not wait for
+it.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +8,8 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable
+from functools import partial
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -64,9 +68,7 @@ def test_a_cold_fallback_does_not_wait_for_an_offer(
         )
         offerer.start()
         try:
-            wait_until(
-                lambda: _is_stopped(offerer.pid) if how == "stop" else not offerer.is_alive(), f"{how} after {step}"
-            )
+            wait_until(partial(_is_over, offerer, how), f"{how} after {step}")
             assert flip_stored_chunks(agent.state_dir / "models.db", chunks)
             agent.wait_model("tiny", lambda m: any(s["damaged"] for s in m["snapshots"]), "damage noticed")
             agent.kill_workers(two.digest)
@@ -78,6 +80,10 @@ def test_a_cold_fallback_does_not_wait_for_an_offer(
             offerer.join()
         assert agent.cli("import", str(two.bundle)).returncode == 0
         agent.wait_model("tiny", lambda m: m["serving"] and m["active"]["version"] == "1.1.0", "climbed back")
+
+
+def _is_over(offerer: BaseProcess, how: str) -> bool:
+    return _is_stopped(offerer.pid) if how == "stop" else not offerer.is_alive()
 
 
 def _is_stopped(pid: int | None) -> bool:

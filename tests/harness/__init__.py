@@ -1,1 +1,4 @@
-"""Real agents, a recording client and damage, for tests, demonstration and benchmarks. Nothing of the product is imitated here."""
+"""Real agents, a recording client and damage, for tests, demonstration and benchmarks.
+
+Nothing of the product is imitated here.
+"""

@@ -1,4 +1,7 @@
-"""One real agent in a folder of its own: started, asked, killed and stopped by its process ids. What is asserted is the tests'."""
+"""One real agent in a folder of its own: started, asked, killed and stopped by its process ids.
+
+What is asserted is the tests'.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ POLL_S = 0.02
 def wait_until(condition: Callable[[], Any], what: str | Callable[[], str], timeout_s: float = 30.0) -> Any:
     """The first true value of the condition. Raises AssertionError with `what` (asked then) after timeout_s."""
     deadline = time.monotonic() + timeout_s
-    while True:
+    while True:  # ends with the time-out
         value = condition()
         if value:
             return value
@@ -211,7 +214,7 @@ class Agent:
                 os.kill(pid, signal.SIGKILL)
 
     def _known_children(self) -> set[int]:
-        """Every process that has this agent's run folder in its command line (forked workers inherit their zygote's)."""
+        """Every process with this agent's run folder in its command line (forked workers inherit their zygote's)."""
         marker = str(self.state_dir / "run").encode()
         found = set()
         for entry in Path("/proc").iterdir():

@@ -1,4 +1,6 @@
-"""A client that never pauses and forgets nothing: each answer is compared with the reference of the digest that it claims."""
+"""A client that never pauses and forgets nothing: each answer is compared with the reference of the digest that it
+claims.
+"""
 
 from __future__ import annotations
 

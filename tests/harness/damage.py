@@ -1,4 +1,7 @@
-"""Damage, made exactly: stored chunks, releases that are wrong on purpose. How an agent takes it is the tests' matter."""
+"""Damage, made exactly: stored chunks, releases that are wrong on purpose.
+
+How an agent takes it is the tests' matter.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,8 @@ from edge_agent.contract.manifest import Manifest
 def flip_stored_chunks(models_db: Path, chunk_bytes: list[bytes], *, at: int = 40) -> int:
     """Flip a bit in each of these chunks where it lies in the database file, behind SQLite's back; how many were found.
 
-    The first 24 bytes that lie behind `at` find the chunk (its pages follow one another or not: only those are touched).
+    The first 24 bytes that lie behind `at` find the chunk (its pages follow one another or not: only those are
+    touched).
     """
     content = bytearray(models_db.read_bytes())
     flipped = 0
@@ -33,7 +37,7 @@ def stored_chunks(repository: Path, manifest: Manifest, path: str) -> list[bytes
 
 
 def other_weights(good: Path, out: Path, version: str, release: int) -> Path:
-    """A model folder whose parameters are not those that gave its golden outputs (numbers changed places, form intact)."""
+    """A model folder whose parameters are not those of its golden outputs (numbers changed places, form intact)."""
     shutil.copytree(good, out)
     engine = relabel(out, version, release)["engines"][0]
     parameters = out / engine["parameters"]
@@ -48,7 +52,9 @@ def other_weights(good: Path, out: Path, version: str, release: int) -> Path:
 
 
 def crashing_program(good: Path, out: Path, version: str, release: int) -> Path:
-    """A model folder whose legacy Paddle program ends the engine with SIGSEGV: the name of its feed variable is damaged."""
+    """A model folder whose legacy Paddle program ends the engine with SIGSEGV: the name of its feed variable is
+    damaged.
+    """
     shutil.copytree(good, out)
     engine = relabel(out, version, release)["engines"][0]
     program = out / engine["program"]

@@ -1,4 +1,7 @@
-"""A device that is whole alone, seen from outside: imports, answers, swaps, kills, repairs. Real processes, the numpy engine."""
+"""A device that is whole alone, seen from outside: imports, answers, swaps, kills, repairs.
+
+Real processes, the numpy engine.
+"""
 
 from __future__ import annotations
 
