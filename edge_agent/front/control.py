@@ -1,4 +1,7 @@
-"""The front's control socket: the runtime says where requests go, the front says what became of workers. HTTP is elsewhere."""
+"""The front's control socket: the runtime says where requests go, the front says what became of workers.
+
+HTTP is elsewhere.
+"""
 
 from __future__ import annotations
 

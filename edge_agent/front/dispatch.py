@@ -1,4 +1,7 @@
-"""Carries out what the schedulers say: links to workers, answers to waiting requests, facts for the runtime. No HTTP here."""
+"""Carries out what the schedulers say: links to workers, answers to waiting requests, facts for the runtime.
+
+No HTTP here.
+"""
 
 from __future__ import annotations
 
@@ -98,7 +101,10 @@ class Dispatcher:
         self._apply(model, self._schedulers[model].connected(worker.worker_id, route.digest))
 
     async def infer(self, model: str, route: ModelRoute, request: InferRequest) -> tuple[bytes, int | None, ModelRoute]:
-        """Compute; response body, its JSON length if binary data follow, and the route that computed it. Raises RequestError."""
+        """Compute; response body, its JSON length if binary data follow, and the route that computed it.
+
+        Raises RequestError.
+        """
         if 2 * request.input_bytes() > 2 * self._bounds.body_bytes_max:
             raise TooLarge("the inputs are larger than the bound on a body")
         now_s = time.monotonic()

@@ -1,4 +1,4 @@
-"""What an application is told when its request cannot be answered; every one has an HTTP status and one line of text."""
+"""What an application is told when its request cannot be answered; each has an HTTP status and one line of text."""
 
 from __future__ import annotations
 

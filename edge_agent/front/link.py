@@ -1,4 +1,7 @@
-"""A connection to one worker: shared slots for tensors, small frames for words. Who gets which request is `scheduler`'s."""
+"""A connection to one worker: shared slots for tensors, small frames for words.
+
+Who gets which request is `scheduler`'s.
+"""
 
 from __future__ import annotations
 

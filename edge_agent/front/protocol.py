@@ -175,7 +175,10 @@ class OutputTensor:
 def build_response(
     model: str, route: ModelRoute, request: InferRequest, outputs: tuple[OutputTensor, ...]
 ) -> tuple[bytes, int | None]:
-    """Response body, and its JSON length when binary data follow. Copies the outputs. Raises BadRequest (NaN in JSON)."""
+    """Response body, and its JSON length when binary data follow. Copies the outputs.
+
+    Raises BadRequest (NaN in JSON).
+    """
     described: list[dict[str, Any]] = []
     binary: list[memoryview] = []
     for position, as_binary in request.outputs:

@@ -1,8 +1,8 @@
 """Which request goes to which worker, pure: facts and the time in, commands out. Sockets and memory are `link`'s.
 
 One scheduler per model. The first worker of the route computes, with one request waiting at it so that it never idles;
-the others stand by. A worker that dies takes no answer with it: the request that it was computing is replayed once, alone, and a
-second death with the same request is the request's fault.
+the others stand by. A worker that dies takes no answer with it: the request that it was computing is replayed once,
+alone, and a second death with the same request is the request's fault.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Start of the fork server and of a one-shot proof, by path, under any Python >= 3.7; nothing is decided here.
 
-Run as a plain file, the folder above is made the package `edge_agent` without its site-packages: the engine's interpreter
-never sees the agent's libraries.
+Run as a plain file, the folder above is made the package `edge_agent` without its site-packages: the engine's
+interpreter never sees the agent's libraries.
 """
 
 from __future__ import annotations

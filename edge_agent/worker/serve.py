@@ -1,4 +1,5 @@
-"""The worker process: listens, loads one model, computes one request at a time. When it starts and ends is the runtime's to say.
+"""The worker process: listens, loads one model, computes one request at a time. When it starts and ends is the
+runtime's to say.
 
 It outlives its runtime on purpose and goes on serving; without any controller for `orphan_timeout_s` it ends itself.
 """

@@ -1,4 +1,5 @@
-"""The words between runtime, front, fork server and worker: control frames and the binary data plane. No sockets are opened here.
+"""The words between runtime, front, fork server and worker: control frames and the binary data plane. No sockets are
+opened here.
 
 A control frame is !II (header bytes, payload bytes), a JSON object, raw payload; descriptors ride on its first byte.
 A data frame is !I (length) and packed integers: tensors themselves are in shared memory, never in a frame.

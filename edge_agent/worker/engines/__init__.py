@@ -1,4 +1,7 @@
-"""Engines behind one small port; which one a worker has is chosen when its fork server starts. Nothing is loaded here."""
+"""Engines behind one small port; which one a worker has is chosen when its fork server starts.
+
+Nothing is loaded here.
+"""
 
 from __future__ import annotations
 
