@@ -8,7 +8,7 @@ import numpy as np
 
 from tests.harness.agent import Agent, wait_until
 from tests.harness.client import ask
-from tests.harness.releases import INPUTS, Releases
+from tests.harness.releases import Releases
 
 
 def check_answers(agent: Agent, releases: Releases, story: object, *, rows: int = 3) -> str:
@@ -18,7 +18,7 @@ def check_answers(agent: Agent, releases: Releases, story: object, *, rows: int 
     version = ""
     try:
         for row in range(rows):
-            answer = ask(connection, "tiny", "x", INPUTS[row : row + 1])
+            answer = ask(connection, releases.model, releases.input_name, releases.inputs[row : row + 1])
             assert answer.output is not None, (story, answer.status, answer.text, agent.log_tail())
             reference = references[answer.digest][row].ravel()
             assert np.allclose(answer.output, reference, rtol=1e-4, atol=1e-3), (story, answer.version, "wrong answer")
@@ -34,7 +34,7 @@ def wait_recovered(agent: Agent, story: object) -> dict[str, object]:
     def serving() -> dict[str, object] | None:
         agent.check_alive()
         status = agent.status_or_none()
-        return status if status and status["models"]["tiny"]["serving"] else None
+        return status if status and all(model["serving"] for model in status["models"].values()) else None
 
     document: dict[str, object] = wait_until(serving, lambda: f"{story}: serves again: {agent.log_tail()}", 30.0)
     return document

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,19 @@ def short_folder() -> Iterator[Path]:
         yield folder
 
 
+NewAgent = Callable[..., Agent]
+
+
 @pytest.fixture
-def new_agent(releases: Releases, short_folder: Path) -> Iterator[Callable[..., Agent]]:
+def new_agent(releases: Releases, short_folder: Path) -> Iterator[NewAgent]:
     """Makes agents for the tiny model (not started); all of them are ended."""
+    with agents_of(releases, short_folder) as make:
+        yield make
+
+
+@contextmanager
+def agents_of(releases: Releases, folder: Path) -> Iterator[NewAgent]:
+    """A maker of agents for the model of these releases; whatever it made is ended."""
     made: list[Agent] = []
 
     def make(
@@ -40,8 +51,10 @@ def new_agent(releases: Releases, short_folder: Path) -> Iterator[Callable[..., 
     ) -> Agent:
         settings: dict[str, Any] = {"probation_s": 0.0, **(model or {})}
         if factory is not None:
-            settings["factory"] = str(short_folder / f"{name}.factory")
-        agent = Agent(short_folder / name, releases.root_file, models={"tiny": settings}, **sections)
+            settings["factory"] = str(folder / f"{name}.factory")
+        agent = Agent(
+            folder / name, releases.root_file, models={releases.model: settings}, engine=releases.engine, **sections
+        )
         agent.forked = True
         made.append(agent)
         if factory is not None:
@@ -49,6 +62,8 @@ def new_agent(releases: Releases, short_folder: Path) -> Iterator[Callable[..., 
             assert done.returncode == 0, done.stderr
         return agent
 
-    yield make
-    for agent in made:
-        agent.stop()
+    try:
+        yield make
+    finally:
+        for agent in made:
+            agent.stop()

@@ -1,4 +1,4 @@
-"""Published releases of a tiny numpy model, made once per test run: bundles, digests, and what each answers."""
+"""Published releases, made once per test run: bundles, digests, and what each answers. Agents are elsewhere."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from edge_agent.contract.manifest import encode_manifest
+from tests import models_cache
 from tests.publishing import Publisher, manifest_of
 from tests.tiny_model import write_tiny_model
 
@@ -27,10 +28,18 @@ class Release:
 
 
 class Releases:
-    """Publishes tiny models on demand, in `folder`."""
+    """Publishes tiny models for the numpy engine on demand, in `folder`.
+
+    inputs: what a client sends, a row each; every release's answers are to these.
+    """
+
+    engine = "numpy"
+    model = "tiny"
+    input_name = "x"
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.inputs = INPUTS
         self.publisher = Publisher(folder / "publisher")
         self.all: dict[str, Release] = {}
 
@@ -40,7 +49,7 @@ class Releases:
         return self.publisher.root_file
 
     def references(self) -> dict[str, np.ndarray]:
-        """digest -> answers to INPUTS, shape (rows, 1, 2)."""
+        """digest -> answers to `inputs`, shape (rows, 1, outputs)."""
         return {release.digest: release.answers for release in self.all.values()}
 
     def publish(self, version: str, *, proven: bool = True, **model: Any) -> Release:
@@ -51,10 +60,32 @@ class Releases:
             self.publisher.pack(folder)
         else:
             self.publisher.publish_unproven(folder)
-        bundle = self.publisher.bundle(f"tiny@{version}", self.folder / f"{version}.bundle")
+        return self._bundled(version, folder, answers_of(folder))
+
+    def _bundled(self, version: str, folder: Path, answers: np.ndarray) -> Release:
+        bundle = self.publisher.bundle(f"{self.model}@{version}", self.folder / f"{version}.bundle")
         _, digest = encode_manifest(manifest_of(bundle))
-        self.all[version] = Release(version, folder, bundle, digest, answers_of(folder))
+        self.all[version] = Release(version, folder, bundle, digest, answers)
         return self.all[version]
+
+
+class DigitsReleases(Releases):
+    """Publishes the versions of digits_lenet for the Paddle engine; inputs are held-out pictures."""
+
+    engine = "paddle"
+    model = "digits"
+    input_name = "image"
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.inputs = np.load(models_cache.heldout("digits_lenet").inputs)
+
+    def publish(self, version: str, *, proven: bool = True, **model: Any) -> Release:
+        """Publish what the recipe makes of this version (0.9.0, 1.0.0 or 1.1.0)."""
+        folder = models_cache.model_folder("digits_lenet", version)
+        self.publisher.pack(folder)
+        expected = models_cache.heldout("digits_lenet", version).expected[version]
+        return self._bundled(version, folder, np.load(expected))
 
 
 def answers_of(folder: Path) -> np.ndarray:
