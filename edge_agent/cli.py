@@ -167,8 +167,13 @@ def history(model: str | None, newest: int, config_path: Path, as_json: bool) ->
 def rollback(model: str, version: str | None, config_path: Path, as_json: bool) -> None:
     """Put an older snapshot of MODEL back, now and without any network."""
     with AdminClient(load_config(config_path)) as client:
-        document = client.ask("rollback", model=model, version=version)[0]["model"]
-    _print_result(as_json, {"ok": True, "model": document}, f"{model}@{document['active']['version']} serves")
+        answer = client.ask("rollback", model=model, version=version)[0]
+    document = answer["model"]
+    result = {"ok": True, "saved": answer["saved"], "model": document}
+    _print_result(as_json, result, f"{model}@{document['active']['version']} serves")
+    if not answer["saved"]:
+        click.echo(f"edge-agent: it serves, but could not be saved ({answer['storage']})", err=True)
+        click.echo("  -> Roll back again after a restart, or make the state folder writable before", err=True)
 
 
 @main.command()

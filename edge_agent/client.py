@@ -5,7 +5,6 @@ Blocking; nothing is decided or stored here.
 
 from __future__ import annotations
 
-import os
 import socket
 import time
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from edge_agent.config import Config
 from edge_agent.contract.errors import Rejected, Unavailable
 from edge_agent.contract.evidence import encode_evidence
 from edge_agent.contract.reasons import Blame, reason_from_word
+from edge_agent.folders import run_folders
 from edge_agent.offer.bundle_reader import BundleReader
 from edge_agent.worker import wire
 
@@ -29,11 +29,8 @@ Progress = Callable[[int, int], None]
 
 
 def admin_sockets(config: Config) -> tuple[Path, ...]:
-    """Where an agent with this configuration listens: in its state folder, or in /tmp when that is read-only."""
-    return (
-        Path(config.state_dir) / "run" / "admin.sock",
-        Path(f"/tmp/holdfast-{config.device_id}-{os.getuid()}/run/admin.sock"),
-    )
+    """Where an agent with this configuration may listen."""
+    return tuple(folder / "admin.sock" for folder in run_folders(Path(config.state_dir)))
 
 
 class AdminClient:

@@ -146,9 +146,13 @@ class Repaired(Event):
 
 @dataclass(frozen=True, slots=True)
 class RollbackAsked(Event):
-    """The operator on the device wants an older snapshot; version None = the last good one."""
+    """The operator on the device wants an older snapshot; version None = the last good one.
+
+    A matter of safety: a bad release is left also when the disk cannot be written.
+    """
 
     version: str | None
+    safety: ClassVar[bool] = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,14 +75,13 @@ class AdminServer:
         }
 
     async def start(self, path: Path) -> None:
-        """Listen. Raises Rejected when the path is too long for a unix socket."""
+        """Listen. Raises Rejected when that is not possible."""
         path.unlink(missing_ok=True)
         try:
             self._server = await asyncio.start_unix_server(self._serve, path, backlog=limits.ADMIN_CONNECTIONS_MAX)
         except OSError as error:
             raise Rejected(
-                f"cannot listen at {path}: {error}",
-                next_step="Use a state_dir with a shorter path (about 80 characters)",
+                f"cannot listen at {path}: {error}", next_step="See whether that folder can be written"
             ) from error
         path.chmod(0o600)
 
@@ -153,7 +152,9 @@ class AdminServer:
         while True:  # bounded by ADMIN_REQUEST_S
             state = self._executor.state(model)
             if state.active == target and state.status is Status.UP and self._routed(model) == target:
-                return {"model": model_document(state, self._routed(model))}, b""
+                unsaved = self._executor.storage_reason
+                saved = {"saved": unsaved is None, "storage": unsaved.value if unsaved else None}
+                return {"model": model_document(state, self._routed(model)), **saved}, b""
             if state.wanted != target or target not in (state.active, state.raising):
                 raise Unavailable(
                     f"{model}: the snapshot did not come up, what served before still serves",

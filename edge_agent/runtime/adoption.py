@@ -31,10 +31,10 @@ class Found:
 
 
 class Adoption:
-    """One pass over the run folder at a boot."""
+    """One pass over the run folders at a boot."""
 
-    def __init__(self, run_dir: Path, generation: int, pool: Pool, front: FrontLink) -> None:
-        self._run_dir = run_dir
+    def __init__(self, run_dirs: tuple[Path, ...], generation: int, pool: Pool, front: FrontLink) -> None:
+        self._run_dirs = run_dirs
         self._generation = generation
         self._pool = pool
         self._front = front
@@ -42,7 +42,7 @@ class Adoption:
     async def run(self, models_by_digest: dict[str, str]) -> tuple[LiveWorker, ...]:
         """Take back what fits; end the rest. The loaded workers that were taken back."""
         live: list[LiveWorker] = []
-        for path in sorted(self._run_dir.glob("*.sock")):
+        for path in sorted(path for folder in self._run_dirs for path in folder.glob("*.sock")):
             if path.name == "admin.sock":
                 continue
             found = await self._ask(path)

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import fcntl
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -24,6 +25,7 @@ from edge_agent.contract.reasons import Reason
 from edge_agent.core import events as ev
 from edge_agent.core.actions import Action, DropOffer, KeepWorkers, Route, Verify
 from edge_agent.core.state import ModelState, Moment, Phase, Settings
+from edge_agent.folders import make_run_folder, run_folders
 from edge_agent.runtime.admin import AdminServer
 from edge_agent.runtime.adoption import Adoption
 from edge_agent.runtime.crashes import CrashReporter
@@ -62,7 +64,6 @@ class Runtime:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._state_dir = Path(config.state_dir)
-        self._run_dir = self._state_dir / "run"
         self._lock_fd = -1
         self._queue: asyncio.Queue[ev.Event] = asyncio.Queue()
 
@@ -71,6 +72,7 @@ class Runtime:
         pinned_root = read_pinned_root(Path(self._config.trusted_root))
         check_pinned_root(pinned_root)
         self._lock()
+        self._run_dir = make_run_folder(self._state_dir)
         become_subreaper()
         await self._open(pinned_root)
         stop = asyncio.Event()
@@ -89,10 +91,13 @@ class Runtime:
     def _lock(self) -> None:
         """One runtime per state folder. Raises Rejected when another one runs, or the folder cannot be made."""
         try:
-            self._run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._lock_fd = os.open(self._state_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._state_dir.mkdir(parents=True, exist_ok=True)
+            self._lock_fd = os.open(self._state_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
-            self._lock_fd = self._lock_read_only(error)
+            raise Rejected(
+                f"the state folder {self._state_dir} cannot be written: {error.strerror}",
+                next_step="Make it writable for the agent's user, or set another state_dir in agent.toml",
+            ) from error
         try:
             fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -101,18 +106,6 @@ class Runtime:
                 next_step="Stop it first, or give this one a state_dir of its own",
             ) from None
 
-    def _lock_read_only(self, error: OSError) -> int:
-        """On a read-only disk the folder itself is locked; sockets then live in a temporary folder."""
-        if not (self._state_dir / "models.db").is_file():
-            raise Rejected(
-                f"the state folder {self._state_dir} cannot be written: {error.strerror}",
-                next_step="Make it writable for the agent's user, or set another state_dir in agent.toml",
-            ) from error
-        if not os.access(self._run_dir, os.W_OK):
-            self._run_dir = Path(f"/tmp/holdfast-{self._config.device_id}-{os.getuid()}/run")
-            self._run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        return os.open(self._state_dir, os.O_RDONLY | os.O_CLOEXEC)
-
     async def _open(self, pinned_root: bytes) -> None:
         config = self._config
         self._tasks = Tasks()
@@ -120,11 +113,11 @@ class Runtime:
         opened = await self._thread.call(open_store, self._state_dir, monotonic_and_wall().unix_ms)
         for note in opened.notes:
             log.warning("store_note", detail=note)
-        self._store = AgentStore(self._thread, opened.agent, config.device_id, opened.read_only)
+        self._store = AgentStore(self._thread, self._state_dir / "agent.db", opened.agent, config.device_id)
         self._boot = await self._store.begin()
         generation = generation_now()
         factories = {name: Path(model.factory) for name, model in config.models.items() if model.factory}
-        self._library = Library(self._thread, opened.models, factories, pinned_root)
+        self._library = Library(self._thread, self._state_dir / "models.db", opened.models, factories, pinned_root)
         saved = await self._store.states()
         states = [saved.get(name) or ModelState(name) for name in config.models]
         self._executor = Executor(self._store, self, monotonic_and_wall, states)
@@ -154,7 +147,7 @@ class Runtime:
             manifest = self._library.manifest(snapshot.digest)
             if manifest is not None:
                 by_digest[snapshot.digest] = manifest.name
-        adoption = Adoption(self._run_dir, self._generation, self._pool, self._front)
+        adoption = Adoption(run_folders(self._state_dir), self._generation, self._pool, self._front)
         live = await adoption.run(by_digest)
         if not self._front.address:
             self._front.bind()
@@ -194,6 +187,7 @@ class Runtime:
                 await self._pool.end()
         await self._tasks.end()
         self._thread.end()
+        shutil.rmtree(self._run_dir, ignore_errors=True)
         os.close(self._lock_fd)
 
     # ---- the executor's actor

@@ -54,6 +54,7 @@ class Executor:
         self._queue: asyncio.Queue[tuple[Event, asyncio.Future[Step]]] = asyncio.Queue(limits.EVENTS_WAITING_MAX)
         self._untold: dict[str, tuple[Tell, ...]] = {}
         self._woken = asyncio.Event()
+        self._woke_s: dict[str, float] = {}
         self._changed = asyncio.Condition()
         self.changes = 0
         self.storage_reason: Reason | None = None
@@ -77,6 +78,11 @@ class Executor:
         except asyncio.QueueFull:
             raise Unavailable("the runtime has too many events waiting", next_step="Try again") from None
         return future
+
+    def note_storage(self, reason: Reason) -> None:
+        """Somebody else found that the disk cannot be written; it is said until a transition could be persisted."""
+        self.storage_reason = reason
+        self._woken.set()
 
     def would_refuse(self, event: Event) -> Refusal | None:
         """Why this event would be refused now, without anything happening."""
@@ -132,19 +138,26 @@ class Executor:
         told = tuple(action for action in step.actions if isinstance(action, Tell))
         _log_told(told)
         waiting = self._untold.get(event.model, ())
-        if not told and not waiting and persistent_part(old) == persistent_part(step.state):
+        unchanged = persistent_part(old) == persistent_part(step.state)
+        if not told and not waiting and unchanged and self.storage_reason is None:
             return None
         try:
             await self._store.commit(step.state, event, (*waiting, *told), now)
         except HoldfastError as error:
-            self.storage_reason = error.reason or Reason.READ_ONLY
-            log.error("persist_failed", model=event.model, event_type=type(event).__name__,
-                      reason=self.storage_reason.value, detail=error.message)  # fmt: skip
+            reason = error.reason or Reason.READ_ONLY
+            if told or reason is not self.storage_reason:
+                log.error("persist_failed", model=event.model, event_type=type(event).__name__, reason=reason.value,
+                          detail=error.message, next_step=reason.next_step)  # fmt: skip
+            self.storage_reason = reason
+            if not told and not waiting and unchanged:
+                return None  # it was only tried whether the disk can be written again
             if not event.safety:
                 return Step(old, (), Refusal(self.storage_reason, error.message))
             self._untold[event.model] = (*waiting, *told)[-limits.UNTOLD_MAX :]
             return None
         self._untold.pop(event.model, None)
+        if self.storage_reason is not None:
+            log.info("persist_works_again", model=event.model)
         self.storage_reason = None
         return None
 
@@ -152,18 +165,35 @@ class Executor:
         """Post `Woke` when a slot's time has come."""
         while True:  # one pass a wake-up; ends by cancellation
             now_s = self._clock().monotonic_s
-            due = [(state.wakes_at_s(), state.model) for state in self._states.values()]
-            times = [(at_s, model) for at_s, model in due if at_s is not None]
-            for at_s, model in times:
-                if at_s <= now_s:
-                    await self.post(Woke(model))
-            pause_s = min((at_s - now_s for at_s, _ in times if at_s > now_s), default=limits.WAKE_PAUSE_MAX_S)
+            for model in self._due(now_s):
+                self._woke_s[model] = now_s
+                await self.post(Woke(model))
+            later = [at_s for at_s in self._deadlines().values() if at_s > now_s]
             self._woken.clear()
             try:
-                async with asyncio.timeout(min(pause_s, limits.WAKE_PAUSE_MAX_S)):
+                async with asyncio.timeout(min([limits.WAKE_PAUSE_MAX_S, *(at_s - now_s for at_s in later)])):
                     await self._woken.wait()
             except TimeoutError:
                 continue
+
+    def _deadlines(self) -> dict[str, float]:
+        times = {state.model: state.wakes_at_s() for state in self._states.values()}
+        return {model: at_s for model, at_s in times.items() if at_s is not None}
+
+    def _due(self, now_s: float) -> list[str]:
+        """Slots to wake now: at each deadline once, and at intervals while it stands or the disk cannot be written.
+
+        The latter finds out that the disk can be written again, and tells what waits.
+        """
+        deadlines = self._deadlines()
+        due = []
+        for model in self._states:
+            woke_s = self._woke_s.get(model, float("-inf"))
+            at_s = deadlines.get(model, float("inf"))
+            rested = now_s - woke_s >= limits.WAKE_PAUSE_MAX_S
+            if woke_s < at_s <= now_s or (rested and (at_s <= now_s or self.storage_reason is not None)):
+                due.append(model)
+        return due
 
 
 def _log_told(told: tuple[Tell, ...]) -> None:

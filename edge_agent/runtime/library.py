@@ -33,9 +33,15 @@ class Library:
     """Verified manifests by digest, and their bytes."""
 
     def __init__(
-        self, thread: StoreThread, models: ModelsDb | None, factories: Mapping[str, Path], pinned_root: bytes
+        self,
+        thread: StoreThread,
+        path: Path,
+        models: ModelsDb | None,
+        factories: Mapping[str, Path],
+        pinned_root: bytes,
     ) -> None:
         self._thread = thread
+        self._path = path
         self._models = models
         self._factory_paths = factories
         self._factories: dict[str, ModelsDb] = {}
@@ -244,8 +250,16 @@ class Library:
             log.warning("proof_not_recorded", snapshot=digest, detail=error.message)
 
     def _writable(self) -> ModelsDb:
+        """The store, opened anew if it could not be written so far. Raises Unavailable (disk_full, read_only)."""
         if self._models is None or self._models.immutable:
-            raise Unavailable("the store cannot be written", reason=Reason.READ_ONLY)
+            try:
+                fresh = ModelsDb(self._path)
+            except Corrupt as error:
+                raise Unavailable(f"the store cannot be written: {error.message}", reason=Reason.READ_ONLY) from error
+            log.info("models_db_writable_again")
+            if self._models is not None:
+                self._models.close()
+            self._models = fresh
         return self._models
 
     def _writing(self, work: Any) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -70,10 +71,9 @@ class OfferDesk:
         except Rejected as refusal:
             await self._remember_refusal(refusal, manifest_raw, claimed_model, claimed_version)
             raise
-        if self._executor.storage_reason is Reason.READ_ONLY:
-            raise Unavailable("the state folder cannot be written", reason=Reason.READ_ONLY)
         await self._ask(verified, complete=False, retry=retry, dry=True)
-        wanted = await self._library.begin_offer(verified)
+        with self._storage_noted():
+            wanted = await self._library.begin_offer(verified)
         offer.verified, offer.wanted = verified, set(wanted)
         if not wanted:
             await self._library.admit(verified.digest)
@@ -97,6 +97,16 @@ class OfferDesk:
             device=self._device,
         )
 
+    @contextlib.contextmanager
+    def _storage_noted(self) -> Iterator[None]:
+        """A disk that cannot be written is shown in `status`, whoever finds it out."""
+        try:
+            yield
+        except Unavailable as error:
+            if error.reason in (Reason.DISK_FULL, Reason.READ_ONLY):
+                self._executor.note_storage(error.reason)
+            raise
+
     async def _ask(self, verified: VerifiedManifest, *, complete: bool, retry: bool, dry: bool) -> None:
         """Put the offer to the core; a dry question finds out a refusal before anything is stored."""
         manifest = verified.manifest
@@ -118,7 +128,8 @@ class OfferDesk:
         """One chunk that is wanted. Raises Rejected (chunk_mismatch), Unavailable (disk_full, read_only)."""
         if offer.verified is None or sha256 not in offer.wanted:
             raise Rejected(f"chunk {sha256[:12]} is not wanted", reason=Reason.CHUNK_MISMATCH)
-        await self._library.put_chunk(sha256, data)
+        with self._storage_noted():
+            await self._library.put_chunk(sha256, data)
         offer.wanted.discard(sha256)
 
     async def end(self, offer: Offer) -> VerifiedManifest:

@@ -6,13 +6,13 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import structlog
 
 from edge_agent.contract import canonical, limits
-from edge_agent.contract.errors import Corrupt, HoldfastError, Unavailable
-from edge_agent.contract.reasons import Reason
+from edge_agent.contract.errors import Corrupt, HoldfastError
 from edge_agent.contract.report import Report
 from edge_agent.core.actions import Tell
 from edge_agent.core.events import Event
@@ -27,13 +27,13 @@ _QUIET_FIELDS = {"model", "settings", "known", "live", "snapshot"}  # too long f
 
 
 class AgentStore:
-    """agent.db behind an async face; None where it is of no use now (then every commit is Unavailable)."""
+    """agent.db behind an async face; where it cannot be written now, every commit tries again whether it can."""
 
-    def __init__(self, thread: StoreThread, agent: AgentDb | None, device_id: str, read_only: Reason | None) -> None:
+    def __init__(self, thread: StoreThread, path: Path, agent: AgentDb | None, device_id: str) -> None:
         self._thread = thread
+        self._path = path
         self._agent = agent
         self._device_id = device_id
-        self._read_only = read_only
         self._incarnation = ""
 
     async def begin(self) -> int:
@@ -46,7 +46,7 @@ class AgentStore:
             return 0
         try:
             self._incarnation = agent.meta("incarnation") or ""
-            if agent.immutable:
+            if agent.read_only:
                 return int(agent.meta("boot") or 0)
             if not self._incarnation:
                 self._incarnation = secrets.token_hex(8)
@@ -74,15 +74,23 @@ class AgentStore:
 
     async def commit(self, state: ModelState, event: Event, told: tuple[Tell, ...], now: Moment) -> None:
         """One transaction. Raises Unavailable (disk_full, read_only) or Corrupt."""
-        agent = self._agent
-        if agent is None or agent.immutable:
-            raise Unavailable("the lifecycle cannot be saved", reason=self._read_only or Reason.READ_ONLY)
         entries = tuple(_journal_entry(event, tell) for tell in told)
         reports = tuple(self._report(tell, now) for tell in told)
+        document = encode_state(state)
         await self._thread.call(
-            agent.commit_transition, state.model, encode_state(state), entries, reports, now.unix_ms,
+            lambda: self._writable().commit_transition(state.model, document, entries, reports, now.unix_ms),
             priority=Priority.SAFETY,
-        )  # fmt: skip
+        )
+
+    def _writable(self) -> AgentDb:
+        """The database, opened anew if it could not be written so far. Raises Unavailable or Corrupt."""
+        if self._agent is None or self._agent.read_only:
+            fresh = AgentDb(self._path)
+            log.info("agent_db_writable_again")
+            if self._agent is not None:
+                self._agent.close()
+            self._agent = fresh
+        return self._agent
 
     async def journal(self, model: str | None, newest: int) -> tuple[JournalEntry, ...]:
         """The device's story, oldest of the newest lines first."""

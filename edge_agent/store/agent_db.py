@@ -41,13 +41,13 @@ class JournalEntry:
 class AgentDb:
     """One agent.db; not for several threads at once."""
 
-    def __init__(self, path: Path, *, immutable: bool = False) -> None:
-        """Raises Corrupt, or Unavailable (disk_full, read_only)."""
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        """read_only: nothing is to be committed here. Raises Corrupt, or Unavailable (disk_full, read_only)."""
         self.path = path
-        self.immutable = immutable
-        self._db = connect(path, journal="WAL", immutable=immutable)
+        self.read_only = read_only
+        self._db = connect(path, journal="WAL")
         with translated(path.name):
-            if not immutable:
+            if not read_only:
                 (version,) = row(self._db, "PRAGMA user_version") or (0,)
                 for step in range(int(version) + 1, SCHEMA_VERSION + 1):
                     self._db.executescript(MIGRATIONS[step])
@@ -69,6 +69,8 @@ class AgentDb:
         """State, journal lines and reports in one transaction; journal and outbox stay within their bounds."""
         with translated(self.path.name), self._db.atomic():
             self._db.table("state").upsert({"model": model, "document": document}, pk="model")
+            # Changes with every commit: SQLite leaves out a write that changes nothing, and its failure with it.
+            self._db.table("meta").upsert({"key": "saved_unix_ms", "value": str(at_unix_ms)}, pk="key")
             for entry in entries:
                 self._db.table("journal").insert(
                     {"at_unix_ms": at_unix_ms, "model": model, "entry": json.dumps(entry, ensure_ascii=False)}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +18,14 @@ from typing import TypeVar
 from edge_agent.contract.errors import Corrupt, HoldfastError, Rejected
 from edge_agent.contract.manifest import parse_manifest
 from edge_agent.contract.reasons import Reason
+from edge_agent.folders import is_writable
 from edge_agent.store.agent_db import AgentDb
 from edge_agent.store.models_db import ModelsDb, StoredSnapshot
 
 Database = TypeVar("Database", AgentDb, ModelsDb)
 
 SET_ASIDE_SUFFIX = ".damaged"
+_MEMORY = "/dev/shm"
 COMPANIONS = ("", "-journal", "-wal", "-shm")
 
 
@@ -46,6 +49,8 @@ def open_store(state_dir: Path, at_unix_ms: int) -> Opened:
         state_dir / "models.db", ModelsDb, notes, salvage=lambda old, new: salvage(old, new, at_unix_ms)
     )
     read_only = Reason.DISK_FULL if agent is None or models is None else None
+    if agent is None and (state_dir / "agent.db").is_file():
+        agent = _open_copy(state_dir / "agent.db", notes)
     if models is None and (state_dir / "models.db").is_file():
         models = _open_immutable(state_dir / "models.db", ModelsDb, notes)
     return Opened(models, agent, read_only, tuple(notes))
@@ -145,7 +150,7 @@ def _open_read_only(state_dir: Path) -> Opened:
             next_step="Make it writable for the agent's user, or set another state_dir in agent.toml",
         )
     notes: list[str] = ["the state folder cannot be written"]
-    agent = _open_immutable(state_dir / "agent.db", AgentDb, notes)
+    agent = _open_copy(state_dir / "agent.db", notes)
     models = _open_immutable(state_dir / "models.db", ModelsDb, notes)
     return Opened(models, agent, Reason.READ_ONLY, tuple(notes))
 
@@ -158,6 +163,25 @@ def _open_immutable(path: Path, kind: Callable[..., Database], notes: list[str])
         return None
 
 
+def _open_copy(path: Path, notes: list[str]) -> AgentDb | None:
+    """agent.db as it was last committed, to be read only: a copy in memory, with its WAL folded in.
+
+    Opening the file itself as immutable would pass over the WAL, and with it the newest transitions.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="holdfast-agent-db-", dir=_MEMORY if os.access(_MEMORY, os.W_OK) else None))
+    try:
+        for suffix in ("", "-wal"):
+            source = Path(f"{path}{suffix}")
+            if source.is_file():
+                shutil.copyfile(source, f"{folder / path.name}{suffix}")
+        return AgentDb(folder / path.name, read_only=True)
+    except (HoldfastError, OSError) as error:
+        notes.append(f"{path.name} cannot be read: {error}")
+        return None
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)  # the open file lives on without a name
+
+
 def _is_writable(state_dir: Path) -> bool:
     """Whether a database in this folder can be written: the folder (for the journal) and the files."""
     try:
@@ -165,4 +189,4 @@ def _is_writable(state_dir: Path) -> bool:
     except OSError:
         return False
     files = [state_dir / name for name in ("models.db", "agent.db")]
-    return os.access(state_dir, os.W_OK | os.X_OK) and all(os.access(f, os.W_OK) for f in files if f.is_file())
+    return is_writable(state_dir) and all(os.access(f, os.W_OK) for f in files if f.is_file())

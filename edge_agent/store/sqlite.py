@@ -6,6 +6,7 @@ What the tables mean is in `models_db` and `agent_db`.
 from __future__ import annotations
 
 import contextlib
+import errno
 import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,8 +20,15 @@ from edge_agent.contract.reasons import Reason
 PAGE_BYTES = 32 * 1024  # a 1 MiB chunk is 32 overflow pages; 16 to 64 KiB measured alike
 BUSY_MS = 5_000
 
-_FULL = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_FSYNC}
+_FULL = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE}
 _READ_ONLY = {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM}
+_WRITE_FAILED = {  # open files of a file system that has turned read-only, or of a disk that fails
+    sqlite3.SQLITE_IOERR_WRITE,
+    sqlite3.SQLITE_IOERR_FSYNC,
+    sqlite3.SQLITE_IOERR_DIR_FSYNC,
+    sqlite3.SQLITE_IOERR_TRUNCATE,
+    sqlite3.SQLITE_IOERR_DELETE,
+}
 
 
 def connect(path: Path, *, journal: str, immutable: bool = False) -> sqlite_utils.Database:
@@ -67,8 +75,10 @@ def translated(what: str) -> Iterator[None]:
 
 def _in_our_words(what: str, error: Exception) -> HoldfastError:
     code = getattr(error, "sqlite_errorcode", None)
-    if code in _FULL or isinstance(error, OSError):
+    if code in _FULL or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
         return Unavailable(f"{what}: no room to write ({error})", reason=Reason.DISK_FULL)
+    if code in _WRITE_FAILED or isinstance(error, OSError):
+        return Unavailable(f"{what} cannot be written ({error})", reason=Reason.READ_ONLY)
     if code is not None and (code & 0xFF) in {c & 0xFF for c in _READ_ONLY}:
         return Unavailable(f"{what} cannot be written ({error})", reason=Reason.READ_ONLY)
     if code is not None and (code & 0xFF) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):

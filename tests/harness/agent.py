@@ -20,6 +20,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from edge_agent.folders import run_folders
+
 ROOT = Path(__file__).resolve().parents[2]
 EDGE_AGENT = [sys.executable, "-m", "edge_agent.cli"]
 PADDLE_PYTHON = os.environ.get("HOLDFAST_PADDLE_PYTHON", str(ROOT / ".venv-paddle" / "bin" / "python"))
@@ -212,15 +214,18 @@ class Agent:
         for pid in children | self._known_children():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        for folder in run_folders(self.state_dir):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _known_children(self) -> set[int]:
         """Every process with this agent's run folder in its command line (forked workers inherit their zygote's)."""
-        marker = str(self.state_dir / "run").encode()
+        markers = [os.fsencode(folder) for folder in run_folders(self.state_dir)]
         found = set()
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit():
                 with contextlib.suppress(OSError):
-                    if marker in (entry / "cmdline").read_bytes():
+                    command = (entry / "cmdline").read_bytes()
+                    if any(marker in command for marker in markers):
                         found.add(int(entry.name))
         return found
 

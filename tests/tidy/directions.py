@@ -10,7 +10,8 @@ from tests.tidy.source import Finding, Source
 
 # Lowest first. A room imports from rooms before it, never from later ones.
 ORDER = (
-    "contract", "core", "store", "trust", "offer", "worker", "config", "logs", "front", "sync", "site", "runtime",
+    "contract", "folders", "core", "store", "trust", "offer", "worker", "config", "logs", "front", "sync", "site",
+    "runtime",
     "client", "cli_text", "doctor", "factory_command", "cli",
 )  # fmt: skip
 
@@ -18,7 +19,8 @@ ORDER = (
 ONLY = {
     "contract": ((), "the language of both sides knows neither"),
     "core": (("contract",), "decisions are pure"),
-    "store": (("contract",), "rows and files, no decisions"),
+    "folders": (("contract",), "paths of sockets, nothing of the agent"),
+    "store": (("contract", "folders"), "rows and files, no decisions"),
     "trust": (("contract",), "bytes in, verified object out"),
     "offer": (("contract",), "bytes in, entries out"),
     "worker": ((), "its interpreter has numpy and an engine, nothing of the agent"),
