@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Makes .venv (agent, publisher, tests) and .venv-paddle (the engine) from pinned requirements. How to install on a device
-# is not said here. Each environment is kept by the hash of its requirements: a second run does nothing. The stamp is written last, so
+# Makes .venv (agent, publisher, tests), .venv-paddle (the engine) and, where a Python 3.7 or 3.8 is found, .venv-py37 (the
+# oldest interpreter that a worker may have) from pinned requirements. How to install on a device is not said here.
+# Each environment is kept by the hash of its requirements: a second run does nothing. The stamp is written last, so
 # that a set-up that was cut off is done again. Nothing outside the project folder is changed.
-# HOLDFAST_PYTHON names another interpreter than the one that would be chosen.
+# HOLDFAST_PYTHON names another interpreter than the one that would be chosen, HOLDFAST_OLD_PYTHON another old one.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -29,6 +30,25 @@ find_python() { # oldest first: 3.11 is what the pins were made and are tested w
         "Install one, for example: apt-get install python3 python3-venv; or name one: HOLDFAST_PYTHON=/path/to/python make setup"
 }
 
+find_old_python() { # 3.7 before 3.8; a shim of pyenv may be there and not run, the versions behind it do
+    local name
+    for name in ${HOLDFAST_OLD_PYTHON:-python3.7 python3.8 $(old_pythons_of_pyenv)}; do
+        "$name" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info[:2] not in ((3, 7), (3, 8)))' >/dev/null 2>&1 || continue
+        command -v "$name"
+        return
+    done
+}
+
+old_pythons_of_pyenv() {
+    local root python
+    root=$(pyenv root 2>/dev/null) || return 0
+    for python in "$root"/versions/3.7.*/bin/python "$root"/versions/3.8.*/bin/python; do
+        printf '%s\n' "$python"
+    done
+}
+
+version_of() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])'; }
+
 hash_of() { sha256sum | cut -d' ' -f1; }
 
 holds() { # folder, stamp file, stamp: was this made, and does its interpreter still start?
@@ -46,14 +66,14 @@ install() { # folder, arguments of pip; one line per download on stderr, everyth
     return 1
 }
 
-make_venv() { # folder, requirements file, title
-    local folder=$1 requirements=$2 title=$3 stamp
-    stamp=$({ printf '%s\n' "$VERSION"; cat "$requirements"; } | hash_of)
+make_venv() { # folder, requirements file, title, interpreter
+    local folder=$1 requirements=$2 title=$3 python=$4 stamp
+    stamp=$({ version_of "$python"; cat "$requirements"; } | hash_of)
     holds "$folder" .stamp "$stamp" && return
     say "$folder: $title (once; kept until $requirements changes)"
     rm -rf "$folder"
-    "$PYTHON" -m venv "$folder" || { rm -rf "$folder"
-        fail "cannot make a virtual environment with $PYTHON" "Install its venv module, for example: apt-get install python3-venv"; }
+    "$python" -m venv "$folder" || { rm -rf "$folder"
+        fail "cannot make a virtual environment with $python" "Install its venv module, for example: apt-get install python3-venv"; }
     install "$folder" --require-hashes -r "$requirements" ||
         fail "could not install $requirements (above: the end of $folder/setup.log)" \
             "Check the network and the disk (2 GB are needed), then run the same command again"
@@ -71,9 +91,16 @@ install_project() { # the commands edge-agent, fleet and cloud-sync, into .venv
 }
 
 PYTHON=$(find_python) || exit 1
-VERSION=$("$PYTHON" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+OLD_PYTHON=$(find_old_python)
 exec 9>.setup.lock
 flock --nonblock 9 || { say "another set-up is running; waiting for it"; flock 9; }
-make_venv .venv requirements/dev.txt "agent, publisher and test tools"
+make_venv .venv requirements/dev.txt "agent, publisher and test tools" "$PYTHON"
 install_project
-make_venv .venv-paddle requirements/engine-paddle.txt "the Paddle engine, about 1 GB"
+make_venv .venv-paddle requirements/engine-paddle.txt "the Paddle engine, about 1 GB" "$PYTHON"
+if [ -n "$OLD_PYTHON" ]; then
+    # in a shell of its own: without it a device, the demonstration and all other tests are whole
+    (make_venv .venv-py37 requirements/worker-py37.txt "the worker's oldest interpreter, for tests" "$OLD_PYTHON") ||
+        say "going on without .venv-py37: tests of the worker under it are skipped"
+else
+    say "no Python 3.7 or 3.8 found: tests of the worker under it are skipped (install one, or name it: HOLDFAST_OLD_PYTHON=/path/to/python3.7)"
+fi
