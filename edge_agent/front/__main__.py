@@ -13,6 +13,7 @@ from pathlib import Path
 import structlog
 from aiohttp import web
 
+from edge_agent.front.connections import ConnectionServer, raise_descriptor_limit
 from edge_agent.front.control import ControlServer
 from edge_agent.front.dispatch import Bounds, Dispatcher
 from edge_agent.front.http import HttpFace
@@ -21,7 +22,11 @@ from edge_agent.logs import set_up_logs
 
 log = structlog.get_logger()
 
+KEEPALIVE_S = 75.0  # a connection without a request, from its first byte on
+LINGER_S = 2.0  # the rest of a refused body is read so long, that its sender may see the answer
+BACKLOG = 1024
 DRAIN_S = 5.0  # requests that are being computed when a stop is asked for
+LAST_ANSWERS_S = 2.0  # answers that a client is slow to take
 
 
 async def serve(options: argparse.Namespace) -> None:
@@ -32,20 +37,25 @@ async def serve(options: argparse.Namespace) -> None:
     bounds = Bounds(options.hold_s, options.deadline_s, options.queue_max, options.body_bytes_max)
     dispatcher = Dispatcher(bounds, metrics, control.tell)
     control.dispatcher = dispatcher
-    app = HttpFace(dispatcher, metrics, options.device_id).application(options.body_bytes_max)
-    runner = web.AppRunner(app, access_log=None, keepalive_timeout=75.0, handler_cancellation=True)
+    runner = web.AppRunner(HttpFace(dispatcher, bounds, metrics, options.device_id).application())
     await runner.setup()
+    assert runner.server is not None
+    clients = ConnectionServer(
+        runner.server, raise_descriptor_limit(), access_log=None, keepalive_timeout=KEEPALIVE_S, lingering_time=LINGER_S
+    )
     await control.start(Path(options.socket))
-    await web.SockSite(runner, listener.dup(), backlog=1024).start()
+    listening = await asyncio.get_running_loop().create_server(clients, sock=listener.dup(), backlog=BACKLOG)
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, control.stopping.set)
     tasks = [asyncio.create_task(dispatcher.run()), asyncio.create_task(control.end_when_orphaned())]
     await control.stopping.wait()
+    listening.close()
+    clients.pre_shutdown()
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(DRAIN_S):
-            while dispatcher.in_flight():
-                await asyncio.sleep(0.01)
+            await dispatcher.idle()
     dispatcher.end()
+    await clients.shutdown(LAST_ANSWERS_S)
     for task in tasks:
         task.cancel()
     await runner.cleanup()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import Any
 import structlog
 
 from edge_agent.front import scheduler as sched
-from edge_agent.front.errors import BadRequest, ComputeFailed, RequestError, TooLarge
+from edge_agent.front.errors import BadRequest, ComputeFailed, RequestError
 from edge_agent.front.link import Answer, WorkerLink, fingerprint
 from edge_agent.front.metrics import FrontMetrics
 from edge_agent.front.protocol import InferRequest, build_response
@@ -25,7 +26,7 @@ from edge_agent.worker import wire
 log = structlog.get_logger()
 
 TICK_S = 0.05  # deadlines are met to this precision
-RECONNECT_S = 0.2
+RECONNECT_S = 0.25  # a routed worker without a link is tried again after this time
 
 Tell = Callable[[dict[str, Any]], None]
 
@@ -60,7 +61,10 @@ class Dispatcher:
         self._schedulers: dict[str, sched.ModelScheduler] = {}
         self._links: dict[str, tuple[str, WorkerLink]] = {}
         self._served: dict[str, ModelRoute] = {}
-        self._opening: dict[str, asyncio.Task[None]] = {}
+        self._reaching: set[asyncio.Task[None]] = set()
+        self._unanswered = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
 
     def ready(self, model: str) -> bool:
         """Whether a live worker of this model could take a request now."""
@@ -72,57 +76,69 @@ class Dispatcher:
         self.routes = routes
         opening = []
         for model, route in routes.models.items():
-            scheduler = self._schedulers.setdefault(model, sched.ModelScheduler(self._bounds.queue_max))
+            if model not in self._schedulers:
+                self._schedulers[model] = sched.ModelScheduler(self._bounds.queue_max, self._bounds.deadline_s)
+            scheduler = self._schedulers[model]
             if route.digest is not None:
                 self._served[route.digest] = route
             new = [worker for worker in route.workers if worker.worker_id not in self._links]
             opening += [self._open(model, route, worker) for worker in new]
             if scheduler.route.digest == route.digest or not new:
-                self._apply(model, scheduler.set_route(route))
+                self._apply(model, scheduler.set_route(route, time.monotonic()))
         await asyncio.gather(*opening)
         for model, route in routes.models.items():
             if self.routes is routes:
-                self._apply(model, self._schedulers[model].set_route(route))
+                self._apply(model, self._schedulers[model].set_route(route, time.monotonic()))
         wanted = {route.digest for route in routes.models.values()} | {d.digest for _, d in self._links.values()}
         self._served = {digest: route for digest, route in self._served.items() if digest in wanted}
 
     async def _open(self, model: str, route: ModelRoute, worker: WorkerAddress) -> None:
         assert route.digest is not None
-        link = WorkerLink(
-            worker.worker_id, route.digest, 2 * self._bounds.body_bytes_max, self._on_answer, self._on_lost
-        )
-        self._links[worker.worker_id] = (model, link)
+        slot_bytes = 2 * self._bounds.body_bytes_max  # inputs and outputs, with room to align them
         try:
+            link = WorkerLink(worker.worker_id, route.digest, slot_bytes, self._on_answer, self._on_lost)
+            self._links[worker.worker_id] = (model, link)
             await link.open(worker.socket)
         except (OSError, wire.WireError) as error:
             log.warning("worker_not_reached", model=model, worker=worker.worker_id, detail=str(error))
-            link.close()
+            found = self._links.get(worker.worker_id)
+            if found is not None:
+                found[1].close()
             return
-        self._apply(model, self._schedulers[model].connected(worker.worker_id, route.digest))
+        if worker.worker_id in self._links:  # it may be gone again already
+            self._apply(model, self._schedulers[model].connected(worker.worker_id, route.digest, time.monotonic()))
 
     async def infer(self, model: str, route: ModelRoute, request: InferRequest) -> tuple[bytes, int | None, ModelRoute]:
         """Compute; response body, its JSON length if binary data follow, and the route that computed it.
 
         Raises RequestError.
         """
-        if 2 * request.input_bytes() > 2 * self._bounds.body_bytes_max:
-            raise TooLarge("the inputs are larger than the bound on a body")
         now_s = time.monotonic()
         waiting = Waiting(model, request, asyncio.get_running_loop().create_future())
         job = sched.Job(waiting, route, now_s, now_s + self._bounds.deadline_s, now_s + self._bounds.hold_s)
         scheduler = self._schedulers[model]
-        self._apply(model, scheduler.submit(job, now_s))
+        self._unanswered += 1
+        self._idle.clear()
         try:
+            self._apply(model, scheduler.submit(job, now_s))
             return await waiting.future
         except asyncio.CancelledError:
-            scheduler.cancel(job)
+            self._apply(model, scheduler.cancel(job, time.monotonic()))
             raise
+        finally:
+            self._unanswered -= 1
+            if not self._unanswered:
+                self._idle.set()
 
     async def run(self) -> None:
         """Let time pass for all schedulers, until cancelled."""
+        reach_again_s = 0.0
         while True:  # one pass a tick; ends by cancellation
             await asyncio.sleep(TICK_S)
             now_s = time.monotonic()
+            if now_s >= reach_again_s:
+                reach_again_s = now_s + RECONNECT_S
+                self._reach_again()
             for model, scheduler in self._schedulers.items():
                 self._apply(model, scheduler.tick(now_s))
                 self._metrics.note_queue(model, scheduler.waiting, scheduler.in_flight)
@@ -132,9 +148,18 @@ class Dispatcher:
         for model, scheduler in self._schedulers.items():
             self._apply(model, scheduler.end())
 
-    def in_flight(self) -> int:
-        """Requests that are waiting or being computed."""
-        return sum(s.waiting + s.in_flight for s in self._schedulers.values())
+    async def idle(self) -> None:
+        """Return once nobody waits for an answer."""
+        await self._idle.wait()
+
+    def _reach_again(self) -> None:
+        """Routed workers that could not be reached, or were left because they broke the agreement."""
+        for model, route in self.routes.models.items():
+            for worker in route.workers:
+                if worker.worker_id not in self._links and os.path.exists(worker.socket):
+                    task = asyncio.create_task(self._open(model, route, worker))
+                    self._reaching.add(task)
+                    task.add_done_callback(self._reaching.discard)
 
     def _apply(self, model: str, commands: list[sched.Command]) -> None:
         for command in commands:
@@ -159,7 +184,7 @@ class Dispatcher:
     def _tell_lost(self, model: str, lost: sched.Lost) -> None:
         if lost.suspect is None:
             return
-        self._metrics.note_lost(model, replayed=not lost.poison)
+        self._metrics.note_lost(model, replayed=lost.replayed)
         self._tell_request("worker_lost", model, lost.worker_id, lost.suspect)
         if lost.poison:
             self._tell_request("poison", model, lost.worker_id, lost.suspect)
@@ -183,16 +208,18 @@ class Dispatcher:
                 _settle(job, result=(*_respond(model, route, waiting.request, answer), route))
             except RequestError as error:
                 _settle(job, error=error)
-        self._apply(model, self._schedulers[model].answered(link.worker_id, job))
+        self._apply(model, self._schedulers[model].answered(link.worker_id, job, time.monotonic()))
 
     def _on_lost(self, link: WorkerLink) -> None:
         found = self._links.pop(link.worker_id, None)
         if found is not None:
-            self._apply(found[0], self._schedulers[found[0]].lost(link.worker_id))
+            self._apply(found[0], self._schedulers[found[0]].lost(link.worker_id, time.monotonic()))
 
 
 def _respond(model: str, route: ModelRoute, request: InferRequest, answer: Answer) -> tuple[bytes, int | None]:
     if answer.code == wire.OK:
+        if [output.dtype for output in answer.outputs] != [spec.dtype for spec in route.outputs]:
+            raise ComputeFailed("the engine gave other outputs than the manifest says")
         return build_response(model, route, request, answer.outputs)
     if answer.code == wire.BAD_REQUEST:
         raise BadRequest(answer.text)

@@ -32,6 +32,12 @@ class TooLarge(RequestError):
     status = 413
 
 
+class SlowBody(RequestError):
+    """The body did not arrive in time."""
+
+    status = 408
+
+
 class UnsupportedEncoding(RequestError):
     """A Content-Encoding that is not gzip or deflate."""
 

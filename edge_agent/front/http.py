@@ -9,10 +9,19 @@ from typing import Any
 
 import structlog
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from edge_agent import AGENT_VERSION
-from edge_agent.front.dispatch import Dispatcher
-from edge_agent.front.errors import BadRequest, NotFound, NotServing, RequestError, TooLarge, UnsupportedEncoding
+from edge_agent.front.dispatch import Bounds, Dispatcher
+from edge_agent.front.errors import (
+    BadRequest,
+    NotFound,
+    NotServing,
+    RequestError,
+    SlowBody,
+    TooLarge,
+    UnsupportedEncoding,
+)
 from edge_agent.front.metrics import FrontMetrics
 from edge_agent.front.protocol import model_metadata, parse_infer
 from edge_agent.front.routes import ModelRoute
@@ -22,20 +31,23 @@ log = structlog.get_logger()
 JSON_LENGTH_HEADER = "Inference-Header-Content-Length"
 DIGEST_HEADER = "holdfast-digest"
 ENCODINGS = ("", "identity", "gzip", "deflate")
-BODY_S = 30.0  # a body that trickles in longer than this is given up
+CODINGS = {"gzip": web.ContentCoding.gzip, "deflate": web.ContentCoding.deflate}  # deflate is zlib's format
+COMPRESSED_BYTES_MIN = 1 << 10  # what fits a packet is not worth the work
+COMPRESSED_INLINE_BYTES_MAX = 32 << 10  # more is compressed in a thread: 1 ms would hold up everybody
 
 
 class HttpFace:
     """Handlers of the web application."""
 
-    def __init__(self, dispatcher: Dispatcher, metrics: FrontMetrics, device_id: str) -> None:
+    def __init__(self, dispatcher: Dispatcher, bounds: Bounds, metrics: FrontMetrics, device_id: str) -> None:
         self._dispatcher = dispatcher
+        self._bounds = bounds
         self._metrics = metrics
         self._device_id = device_id
 
-    def application(self, body_bytes_max: int) -> web.Application:
-        """The aiohttp application; bodies (after decompression) are bounded by body_bytes_max."""
-        app = web.Application(client_max_size=body_bytes_max, middlewares=[_errors_as_json])
+    def application(self) -> web.Application:
+        """The aiohttp application; bodies are bounded after decompression."""
+        app = web.Application(client_max_size=self._bounds.body_bytes_max, middlewares=[_errors_as_json])
         app.router.add_post("/v2/models/{model}/infer", self._infer)
         app.router.add_post("/v2/models/{model}/versions/{version}/infer", self._infer)
         app.router.add_get("/v2/health/live", self._live)
@@ -59,24 +71,21 @@ class HttpFace:
             raise NotFound(f"version {version[:80]!r} of {model} does not serve, {route.version or 'none'} does")
         return model, route
 
-    async def _infer(self, request: web.Request) -> web.Response:
+    async def _infer(self, request: web.Request) -> web.StreamResponse:
         started_s = time.perf_counter()
         model, route = self._route(request)
         status, version = 500, route.version
         try:
-            body = await _read_body(request)
+            body = await self._read_body(request)
             if route.digest is None:
                 raise NotServing(f"nothing serves {model} now{f': {route.reason}' if route.reason else ''}")
-            parsed = parse_infer(body, _json_length(request), route)
+            parsed = parse_infer(body, _json_length(request), route, self._bounds.body_bytes_max)
             content, json_bytes, served = await self._dispatcher.infer(model, route, parsed)
             status, version = 200, served.version
-            return _infer_response(content, json_bytes, served)
+            return _infer_response(request, content, json_bytes, served)
         except RequestError as error:
             status = error.status
             raise
-        except web.HTTPRequestEntityTooLarge as error:
-            status = 413
-            raise TooLarge(f"the body is larger than {error.text or 'the bound'}") from error
         except asyncio.CancelledError:
             status = 499
             raise
@@ -84,10 +93,29 @@ class HttpFace:
             self._metrics.requests.labels(model, version, str(status)).inc()
             self._metrics.latency.labels(model).observe(time.perf_counter() - started_s)
 
-    async def _live(self, request: web.Request) -> web.Response:
+    async def _read_body(self, request: web.Request) -> bytes:
+        """Raises SlowBody, TooLarge (as soon as that is known), UnsupportedEncoding or BadRequest."""
+        encoding = request.headers.get("Content-Encoding", "").lower()
+        if encoding not in ENCODINGS:
+            raise UnsupportedEncoding(f"Content-Encoding {encoding[:40]!r} is not gzip or deflate")
+        bytes_max = self._bounds.body_bytes_max
+        too_large = TooLarge(f"the body is larger than {bytes_max} bytes")
+        if (request.content_length or 0) > bytes_max:
+            raise too_large
+        try:
+            async with asyncio.timeout(self._bounds.deadline_s):
+                return await request.read()
+        except TimeoutError:
+            raise SlowBody(f"the body did not arrive within {self._bounds.deadline_s:g} s") from None
+        except web.HTTPRequestEntityTooLarge:
+            raise too_large from None
+        except (web.RequestPayloadError, HttpProcessingError, ConnectionError, ValueError) as error:
+            raise BadRequest(f"the body cannot be read: {error}") from error
+
+    async def _live(self, _: web.Request) -> web.Response:
         return web.json_response({"live": True})
 
-    async def _server_ready(self, request: web.Request) -> web.Response:
+    async def _server_ready(self, _: web.Request) -> web.Response:
         ready = self._all_ready()
         return web.json_response({"ready": ready}, status=200 if ready else 503)
 
@@ -95,7 +123,7 @@ class HttpFace:
         models = self._dispatcher.routes.models
         return bool(models) and all(self._dispatcher.ready(model) for model in models)
 
-    async def _health(self, request: web.Request) -> web.Response:
+    async def _health(self, _: web.Request) -> web.Response:
         """For the container's check: 200 while every model has a live worker."""
         models = {
             model: {
@@ -111,10 +139,10 @@ class HttpFace:
         document = {"healthy": healthy, "device_id": self._device_id, "models": models}
         return web.json_response(document, status=200 if healthy else 503)
 
-    async def _show_metrics(self, request: web.Request) -> web.Response:
+    async def _show_metrics(self, _: web.Request) -> web.Response:
         return web.Response(body=self._metrics.render(), headers={"Content-Type": "text/plain; version=0.0.4"})
 
-    async def _server(self, request: web.Request) -> web.Response:
+    async def _server(self, _: web.Request) -> web.Response:
         document = {"name": "holdfast", "version": AGENT_VERSION, "extensions": ["binary_tensor_data"]}
         return web.json_response(document)
 
@@ -123,34 +151,34 @@ class HttpFace:
         return web.json_response(model_metadata(model, route))
 
     async def _model_ready(self, request: web.Request) -> web.Response:
-        model, route = self._route(request)
+        model, _ = self._route(request)
         ready = self._dispatcher.ready(model)
         return web.json_response({"name": model, "ready": ready}, status=200 if ready else 503)
 
 
-def _infer_response(content: bytes, json_bytes: int | None, route: ModelRoute) -> web.Response:
+def _infer_response(
+    request: web.Request, content: bytes, json_bytes: int | None, route: ModelRoute
+) -> web.StreamResponse:
     headers = {DIGEST_HEADER: route.digest or ""}
     if json_bytes is None:
         headers["Content-Type"] = "application/json"
     else:
         headers["Content-Type"] = "application/octet-stream"
         headers[JSON_LENGTH_HEADER] = str(json_bytes)
-    return web.Response(body=content, headers=headers)
+    response = web.Response(body=content, headers=headers, zlib_executor_size=COMPRESSED_INLINE_BYTES_MAX)
+    coding = wanted_coding(request.headers.get("Accept-Encoding", ""))
+    if coding is not None and len(content) >= COMPRESSED_BYTES_MIN:
+        response.enable_compression(coding)
+    return response
 
 
-async def _read_body(request: web.Request) -> bytes:
-    encoding = request.headers.get("Content-Encoding", "").lower()
-    if encoding not in ENCODINGS:
-        raise UnsupportedEncoding(f"Content-Encoding {encoding[:40]!r} is not gzip or deflate")
-    try:
-        async with asyncio.timeout(BODY_S):
-            return await request.read()
-    except TimeoutError:
-        raise BadRequest(f"the body did not arrive within {BODY_S:g} s") from None
-    except web.HTTPException:
-        raise
-    except (web.RequestPayloadError, ConnectionError, ValueError) as error:
-        raise BadRequest(f"the body cannot be read: {error}") from error
+def wanted_coding(accepted: str) -> web.ContentCoding | None:
+    """The first coding of an Accept-Encoding header that we have and the client does not forbid (q=0)."""
+    for entry in accepted.lower().split(","):
+        name, _, weight = entry.replace(" ", "").partition(";q=")
+        if name in CODINGS and (not weight or weight.strip("0.")):
+            return CODINGS[name]
+    return None
 
 
 def _json_length(request: web.Request) -> int | None:
@@ -172,10 +200,18 @@ async def _errors_as_json(
     except RequestError as error:
         return _error_response(error.status, error.text, error.retry_after_s)
     except web.HTTPException as error:
-        return _error_response(error.status, error.reason, None)
+        return _http_error_response(request, error)
     except Exception as error:  # the last line of defence: a bug of ours answers 500 and is logged
         log.error("front_bug", path=request.path, exc_info=error)
         return _error_response(500, "internal error", None)
+
+
+def _http_error_response(request: web.Request, error: web.HTTPException) -> web.Response:
+    text = f"{request.method} {request.path[:80]!r}: {error.reason}"
+    response = _error_response(error.status, text, None)
+    if "Allow" in error.headers:
+        response.headers["Allow"] = error.headers["Allow"]
+    return response
 
 
 def _error_response(status: int, text: str, retry_after_s: int | None) -> web.Response:

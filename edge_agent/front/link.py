@@ -148,6 +148,9 @@ class WorkerLink(asyncio.Protocol):
     def _output(self, base: int, tensor: wire.Tensor) -> OutputTensor:
         if tensor.offset + tensor.nbytes > self._slot_bytes:
             raise wire.WireError("an output outside its slot")
+        wanted_bytes = wire.element_count(tensor.dims) * wire.DTYPES[tensor.dtype][2]
+        if tensor.nbytes != wanted_bytes or any(dim < 0 for dim in tensor.dims):
+            raise wire.WireError("an output's bytes do not fit its shape")
         start = base + tensor.offset
         return OutputTensor(tensor.dtype, tensor.dims, self._view[start : start + tensor.nbytes])
 

@@ -6,41 +6,56 @@ Everything that a model could choke on is refused here: names, dtypes, shapes, l
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
-from msgspec import Struct, field
+from msgspec import Meta, Struct, field
 
 from edge_agent.contract import limits
-from edge_agent.front.errors import BadRequest
+from edge_agent.front.errors import BadRequest, TooLarge
 from edge_agent.front.routes import ModelRoute, TensorSpec
-from edge_agent.front.tensors import bytes_to_json, element_bytes, json_to_bytes
+from edge_agent.front.tensors import bytes_to_json, check_count, element_bytes, json_to_bytes
 from edge_agent.worker.wire import element_count, shape_fault
+
+# What is not named here is skipped without being built: a hostile body costs no more memory than its own bytes.
+_Dim = Annotated[int, Meta(ge=0, le=1 << 40)]  # beyond every body; sums and texts of dims stay small
+
+
+class _InputParameters(Struct):
+    binary_data_size: int | None = None
 
 
 class _InputJson(Struct):
     name: str
-    shape: list[int]
+    shape: list[_Dim]
     datatype: str
-    parameters: dict[str, Any] = field(default_factory=dict)
-    data: Any = msgspec.UNSET
+    parameters: _InputParameters = field(default_factory=_InputParameters)
+    data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+class _OutputParameters(Struct):
+    binary_data: bool | None = None
+    classification: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
 class _OutputJson(Struct):
     name: str
-    parameters: dict[str, Any] = field(default_factory=dict)
+    parameters: _OutputParameters = field(default_factory=_OutputParameters)
+
+
+class _InferParameters(Struct):
+    binary_data_output: bool = False
 
 
 class _InferJson(Struct):
-    inputs: list[_InputJson]
-    outputs: list[_OutputJson] | None = None
+    inputs: Annotated[list[_InputJson], Meta(max_length=limits.TENSORS_MAX)]
+    outputs: Annotated[list[_OutputJson], Meta(max_length=limits.TENSORS_MAX)] | None = None
     id: str | None = None
-    parameters: dict[str, Any] = field(default_factory=dict)
+    parameters: _InferParameters = field(default_factory=_InferParameters)
 
 
 _DECODER = msgspec.json.Decoder(_InferJson)
 _ENCODER = msgspec.json.Encoder()
-_NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,39 +75,34 @@ class InferRequest:
     inputs: tuple[InputTensor, ...]
     outputs: tuple[tuple[int, bool], ...]
 
-    def input_bytes(self) -> int:
-        """Bytes of all inputs together."""
-        return sum(len(tensor.data) for tensor in self.inputs)
 
+def parse_infer(body: bytes, json_bytes: int | None, route: ModelRoute, input_bytes_max: int) -> InferRequest:
+    """json_bytes: the Inference-Header-Content-Length, None when the whole body is JSON.
 
-def parse_infer(body: bytes, json_bytes: int | None, route: ModelRoute) -> InferRequest:
-    """json_bytes: the Inference-Header-Content-Length, None when the whole body is JSON. Raises BadRequest."""
+    input_bytes_max: of all inputs together. Raises BadRequest, or TooLarge.
+    """
     view = memoryview(body)
     if json_bytes is not None and not 0 < json_bytes <= len(body):
         raise BadRequest(f"Inference-Header-Content-Length is {json_bytes}, the body has {len(body)} bytes")
     head = body if json_bytes is None else body[:json_bytes]
     request = _decode(head)
-    inputs, end = _inputs(request.inputs, route, view, len(head))
+    inputs, end = _inputs(request.inputs, route, view, len(head), input_bytes_max)
     if end != len(body):
         raise BadRequest(f"{len(body) - end} bytes follow the last input")
     return InferRequest(request.id, inputs, _wanted_outputs(request, route))
 
 
 def _decode(head: bytes) -> _InferJson:
-    depth = 0
-    if head.count(b"[") + head.count(b"{") > limits.JSON_DEPTH_MAX:
-        for bracket in head.translate(None, delete=_NOT_BRACKETS):
-            depth += 1 if bracket in b"[{" else -1
-            if depth > limits.JSON_DEPTH_MAX:
-                raise BadRequest(f"the JSON is nested more than {limits.JSON_DEPTH_MAX} deep")
     try:
         return _DECODER.decode(head)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except RecursionError:
+        raise BadRequest("the request is malformed: its JSON is nested too deep") from None
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise BadRequest(f"the request is malformed: {error}") from error
 
 
 def _inputs(
-    given: list[_InputJson], route: ModelRoute, body: memoryview, binary_at: int
+    given: list[_InputJson], route: ModelRoute, body: memoryview, binary_at: int, bytes_left: int
 ) -> tuple[tuple[InputTensor, ...], int]:
     """Inputs in manifest order (they may be sent in any order), and where the binary data end."""
     specs = {spec.name: position for position, spec in enumerate(route.inputs)}
@@ -106,11 +116,14 @@ def _inputs(
             raise BadRequest(f"input {tensor.name!r} is given twice")
         spec = route.inputs[position]
         nbytes = _checked_bytes(tensor, spec)
-        size = tensor.parameters.get("binary_data_size")
+        size = tensor.parameters.binary_data_size
         if size is None:
-            data = memoryview(_json_data(tensor, nbytes // element_bytes(spec.dtype)))
+            data = memoryview(_json_data(tensor, nbytes, bytes_left))
+            bytes_left -= nbytes
         else:
-            if size != nbytes or isinstance(size, bool) or tensor.data is not msgspec.UNSET:
+            if tensor.data is not msgspec.UNSET:
+                raise BadRequest(f"input {spec.name!r} has both data and binary_data_size")
+            if size != nbytes:
                 raise BadRequest(f"input {spec.name!r}: binary_data_size is {size}, its shape wants {nbytes} bytes")
             if at + nbytes > len(body):
                 raise BadRequest(f"input {spec.name!r}: the body ends before its {nbytes} bytes do")
@@ -133,20 +146,21 @@ def _checked_bytes(tensor: _InputJson, spec: TensorSpec) -> int:
     fault = shape_fault(spec.shape, tensor.shape)
     if fault:
         raise BadRequest(f"input {spec.name!r} {fault}")
-    nbytes = element_count(tensor.shape) * size
-    if nbytes > limits.REQUEST_TENSOR_BYTES_MAX:
-        raise BadRequest(f"input {spec.name!r} would have {nbytes} bytes")
-    return nbytes
+    return element_count(tensor.shape) * size
 
 
-def _json_data(tensor: _InputJson, count: int) -> bytes:
-    if tensor.data is msgspec.UNSET:
+def _json_data(tensor: _InputJson, nbytes: int, bytes_max: int) -> bytes:
+    if isinstance(tensor.data, msgspec.UnsetType):
         raise BadRequest(f"input {tensor.name!r} has neither data nor binary_data_size")
-    return json_to_bytes(tensor.name, tensor.datatype, tensor.data, count)
+    raw, count = bytes(tensor.data), nbytes // element_bytes(tensor.datatype)
+    check_count(tensor.name, raw, count)
+    if nbytes > bytes_max:
+        raise TooLarge("the inputs are larger than the bound on a body")
+    return json_to_bytes(tensor.name, tensor.datatype, raw, count)
 
 
 def _wanted_outputs(request: _InferJson, route: ModelRoute) -> tuple[tuple[int, bool], ...]:
-    binary_default = request.parameters.get("binary_data_output") is True
+    binary_default = request.parameters.binary_data_output
     if not request.outputs:
         return tuple((position, binary_default) for position in range(len(route.outputs)))
     positions = {spec.name: position for position, spec in enumerate(route.outputs)}
@@ -157,9 +171,10 @@ def _wanted_outputs(request: _InferJson, route: ModelRoute) -> tuple[tuple[int, 
             raise BadRequest(f"the model has no output {output.name[:80]!r} (it has: {', '.join(positions)})")
         if any(position == earlier for earlier, _ in wanted):
             raise BadRequest(f"output {output.name!r} is asked for twice")
-        if "classification" in output.parameters:
+        if output.parameters.classification is not msgspec.UNSET:
             raise BadRequest("the classification extension is not supported")
-        wanted.append((position, bool(output.parameters.get("binary_data", binary_default))))
+        as_binary = output.parameters.binary_data
+        wanted.append((position, binary_default if as_binary is None else as_binary))
     return tuple(wanted)
 
 

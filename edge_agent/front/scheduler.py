@@ -2,7 +2,8 @@
 
 One scheduler per model. The first worker of the route computes, with one request waiting at it so that it never idles;
 the others stand by. A worker that dies takes no answer with it: the request that it was computing is replayed once,
-alone, and a second death with the same request is the request's fault.
+alone, to the same snapshot (or to what has taken its place), and a second death with the same request is the request's
+fault. Who does not answer in time is hung: the others take over, and the runtime is told.
 """
 
 from __future__ import annotations
@@ -19,7 +20,10 @@ IN_FLIGHT_MAX = 2  # one is computed, one waits in the worker's socket
 
 @dataclass(eq=False, slots=True)
 class Job:
-    """One request on its way. Times in monotonic seconds; `route` is the one it was checked against."""
+    """One request on its way. Times in monotonic seconds; `route` is the one it was checked against.
+
+    over: it is answered already, or nobody waits for the answer any more; a worker may still be computing it.
+    """
 
     payload: Any
     route: ModelRoute
@@ -28,16 +32,22 @@ class Job:
     hold_until_s: float
     replays: int = 0
     alone: bool = False
+    over: bool = False
 
 
 @dataclass(eq=False, slots=True)
 class Seat:
-    """A connected worker as the scheduler sees it; `jobs` in the order in which it computes them."""
+    """A connected worker as the scheduler sees it; `jobs` in the order in which it computes them.
+
+    busy_since_s: when it began with jobs[0].
+    """
 
     worker_id: str
     digest: str
     jobs: list[Job] = field(default_factory=list)
     leaving: bool = False
+    hung: bool = False
+    busy_since_s: float = 0.0
 
     def reserved(self) -> bool:
         """Whether a replayed request has this worker for itself."""
@@ -69,16 +79,17 @@ class Released:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """A worker died; `suspect` is the job that it was computing. poison: it was that job's second."""
+    """A worker died; `suspect` is the job that it was computing. poison: it was that job's second death."""
 
     worker_id: str
     suspect: Job | None
     poison: bool
+    replayed: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Hung:
-    """A worker has not answered this job before its deadline."""
+    """A worker computes this job for too long."""
 
     worker_id: str
     job: Job
@@ -88,14 +99,15 @@ Command = Send | Fail | Released | Lost | Hung
 
 
 class ModelScheduler:
-    """Queue and workers of one model."""
+    """Queue and workers of one model. hung_after_s: how long a worker may compute one job."""
 
-    def __init__(self, queue_max: int) -> None:
+    def __init__(self, queue_max: int, hung_after_s: float) -> None:
         self.route = ModelRoute(state="down")
         self._queue: deque[Job] = deque()
         self._seats: dict[str, Seat] = {}
         self._queue_max = queue_max
-        self._hung: set[str] = set()
+        self._hung_after_s = hung_after_s
+        self._ended = False
 
     @property
     def waiting(self) -> int:
@@ -109,65 +121,68 @@ class ModelScheduler:
 
     def is_ready(self) -> bool:
         """Whether a connected worker of the present route could take a request."""
-        return any(seat.digest == self.route.digest and not seat.leaving for seat in self._seats.values())
+        return bool(self._open_seats())
 
-    def set_route(self, route: ModelRoute) -> list[Command]:
+    def set_route(self, route: ModelRoute, now_s: float) -> list[Command]:
         """New requests follow the new route at once; workers that left it finish what they have."""
         self.route = route
         routed = {worker.worker_id for worker in route.workers}
         for seat in self._seats.values():
             seat.leaving = seat.worker_id not in routed
-        order = [worker.worker_id for worker in route.workers]
-        self._seats = dict(
-            sorted(self._seats.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order))
-        )
-        return self._release_empty() + self._dispatch()
+        self._put_in_order()
+        return self._release_empty() + self._dispatch(now_s)
 
-    def connected(self, worker_id: str, digest: str) -> list[Command]:
+    def connected(self, worker_id: str, digest: str, now_s: float) -> list[Command]:
         """A worker can take requests. It may belong to a route that is still to come: then it waits for that."""
-        self._seats[worker_id] = Seat(worker_id, digest)
-        return self._dispatch()
+        routed = worker_id in {worker.worker_id for worker in self.route.workers}
+        self._seats[worker_id] = Seat(worker_id, digest, leaving=digest == self.route.digest and not routed)
+        self._put_in_order()
+        return self._release_empty() + self._dispatch(now_s)
 
-    def lost(self, worker_id: str) -> list[Command]:
+    def lost(self, worker_id: str, now_s: float) -> list[Command]:
         """A worker is gone, with whatever it had."""
         seat = self._seats.pop(worker_id, None)
         if seat is None:
             return []
-        hung = worker_id in self._hung
-        self._hung.discard(worker_id)
         suspect = seat.jobs[0] if seat.jobs else None
         for job in reversed(seat.jobs[1:]):
-            self._queue.appendleft(job)
+            if not job.over:
+                self._queue.appendleft(job)
         commands: list[Command] = []
         poison = suspect is not None and suspect.replays > 0
-        if suspect is not None and hung:
-            commands.append(Fail(suspect, DeadlinePassed("the model did not answer this request in time")))
-        elif suspect is not None and poison:
-            commands.append(Fail(suspect, ComputeFailed("this request ended two workers and is not tried again")))
-        elif suspect is not None:
+        replayed = suspect is not None and not suspect.over and not poison
+        if suspect is not None and replayed:
             suspect.replays, suspect.alone = 1, True
             self._queue.appendleft(suspect)
-        commands.append(Lost(worker_id, suspect, poison))
-        return commands + self._dispatch()
+        elif suspect is not None and not suspect.over:
+            commands.append(_fail(suspect, ComputeFailed("this request ended two workers and is not tried again")))
+        commands.append(Lost(worker_id, suspect, poison, replayed))
+        return commands + self._dispatch(now_s)
 
-    def answered(self, worker_id: str, job: Job) -> list[Command]:
+    def answered(self, worker_id: str, job: Job, now_s: float) -> list[Command]:
         """A worker has answered this job."""
+        job.over = True
         seat = self._seats.get(worker_id)
         if seat is not None and job in seat.jobs:
             seat.jobs.remove(job)
-        return self._release_empty() + self._dispatch()
+            seat.hung, seat.busy_since_s = False, now_s
+        return self._release_empty() + self._dispatch(now_s)
 
     def submit(self, job: Job, now_s: float) -> list[Command]:
         """A new request."""
+        if self._ended:
+            return [_fail(job, NotServing("the server is stopping"))]
         if len(self._queue) >= self._queue_max:
-            return [Fail(job, Overloaded(f"{self._queue_max} requests are waiting already"))]
+            return [_fail(job, Overloaded(f"{self._queue_max} requests are waiting already"))]
         self._queue.append(job)
-        return self._dispatch()
+        return self._dispatch(now_s)
 
-    def cancel(self, job: Job) -> None:
-        """Nobody waits for this answer any more: what has not been sent is not computed."""
+    def cancel(self, job: Job, now_s: float) -> list[Command]:
+        """Nobody waits for this answer any more: what has not been sent is not computed, nothing is sent again."""
+        job.over = True
         if job in self._queue:
             self._queue.remove(job)
+        return self._dispatch(now_s)
 
     def tick(self, now_s: float) -> list[Command]:
         """Time has passed: end what waited too long, point out workers that hang."""
@@ -175,24 +190,32 @@ class ModelScheduler:
         for job in list(self._queue):
             if now_s >= job.deadline_s:
                 self._queue.remove(job)
-                commands.append(Fail(job, DeadlinePassed("the request was not computed in time")))
+                commands.append(_fail(job, DeadlinePassed("the request waited too long for a worker")))
             elif now_s >= job.hold_until_s and not self.is_ready():
                 self._queue.remove(job)
-                commands.append(Fail(job, self._not_serving()))
+                commands.append(_fail(job, self._not_serving()))
         for seat in self._seats.values():
-            if seat.jobs and now_s >= seat.jobs[0].deadline_s and seat.worker_id not in self._hung:
-                self._hung.add(seat.worker_id)
+            late = [job for job in seat.jobs if not job.over and now_s >= job.deadline_s]
+            commands += [_fail(job, DeadlinePassed("the model did not answer this request in time")) for job in late]
+            if seat.jobs and not seat.hung and now_s >= seat.busy_since_s + self._hung_after_s:
+                seat.hung = True
                 commands.append(Hung(seat.worker_id, seat.jobs[0]))
-        return commands + self._dispatch()
+        return commands + self._dispatch(now_s)
 
     def end(self) -> list[Command]:
-        """No more worker will come: answer what waits."""
+        """No more worker will come: answer what waits, and whatever still arrives."""
+        self._ended = True
         jobs, self._queue = list(self._queue), deque()
-        return [Fail(job, NotServing("the server is stopping")) for job in jobs]
+        return [_fail(job, NotServing("the server is stopping")) for job in jobs]
 
     def _not_serving(self) -> RequestError:
         reason = f": {self.route.reason}" if self.route.reason else ""
         return NotServing(f"no worker serves this model now (state {self.route.state}{reason})")
+
+    def _put_in_order(self) -> None:
+        """The first worker of the route is the first to be asked, whenever it was connected."""
+        order = {worker.worker_id: place for place, worker in enumerate(self.route.workers)}
+        self._seats = dict(sorted(self._seats.items(), key=lambda item: order.get(item[0], len(order))))
 
     def _release_empty(self) -> list[Command]:
         empty = [seat.worker_id for seat in self._seats.values() if seat.leaving and not seat.jobs]
@@ -200,26 +223,37 @@ class ModelScheduler:
             del self._seats[worker_id]
         return [Released(worker_id) for worker_id in empty]
 
-    def _dispatch(self) -> list[Command]:
+    def _dispatch(self, now_s: float) -> list[Command]:
         commands: list[Command] = []
         while self._queue:  # each pass takes a job out of the queue, or ends
             job = self._queue[0]
             if not job.route.same_interface(self.route) and self.route.digest is not None:
                 self._queue.popleft()
-                commands.append(Fail(job, NotServing("the model's interface has changed meanwhile")))
+                commands.append(_fail(job, NotServing("the model's interface has changed meanwhile")))
                 continue
             seat = self._seat_for(job)
             if seat is None:
                 break
             self._queue.popleft()
+            if not seat.jobs:
+                seat.busy_since_s = now_s
             seat.jobs.append(job)
             commands.append(Send(seat.worker_id, job))
         return commands
 
     def _seat_for(self, job: Job) -> Seat | None:
         """A worker for this job: alone if it is replayed; else the first of the route, with one more waiting at it."""
-        seats = [s for s in self._seats.values() if not s.leaving and s.digest == self.route.digest]
+        seats = self._open_seats()
         if job.alone:
             return next((seat for seat in seats if not seat.jobs), None)
         free = [seat for seat in seats if not seat.reserved()]
         return free[0] if free and len(free[0].jobs) < IN_FLIGHT_MAX else None
+
+    def _open_seats(self) -> list[Seat]:
+        """Workers that may be given a job of the present route, in its order."""
+        return [s for s in self._seats.values() if s.digest == self.route.digest and not s.leaving and not s.hung]
+
+
+def _fail(job: Job, error: RequestError) -> Fail:
+    job.over = True
+    return Fail(job, error)

@@ -6,6 +6,8 @@ import array
 import math
 from typing import Any
 
+import msgspec
+
 from edge_agent.front.errors import BadRequest
 from edge_agent.worker.wire import DTYPES
 
@@ -14,6 +16,10 @@ _TYPECODES = {
     "UINT8": "B", "UINT16": "H", "UINT32": "I", "UINT64": "Q", "INT8": "b", "INT16": "h", "INT32": "i", "INT64": "q",
     "FP32": "f", "FP64": "d", "BOOL": "B",
 }  # fmt: skip
+
+_BOOLS = msgspec.json.Decoder(list[bool])
+_INTEGERS = msgspec.json.Decoder(list[int])
+_FLOATS = msgspec.json.Decoder(list[float])
 
 
 def element_bytes(dtype: str) -> int:
@@ -25,37 +31,34 @@ def element_bytes(dtype: str) -> int:
     return DTYPES[dtype][2]
 
 
-def json_to_bytes(name: str, dtype: str, data: Any, count: int) -> bytes:
-    """Nested or flat JSON numbers as `count` little-endian elements. Raises BadRequest with the input's name."""
+def check_count(name: str, raw: bytes, count: int) -> None:
+    """Refuse a JSON array whose commas cannot be those of `count` elements, before any of them is built."""
+    if not raw.startswith(b"["):
+        raise BadRequest(f"input {name!r}: data is not a list")
+    given = raw.count(b",") + 1
+    if given != count:
+        raise BadRequest(f"input {name!r} has {given} elements, its shape wants {count}")
+
+
+def json_to_bytes(name: str, dtype: str, raw: bytes, count: int) -> bytes:
+    """A JSON array, nested or flat, as `count` little-endian elements. Raises BadRequest with the input's name."""
     typecode = _TYPECODES.get(dtype)
     if typecode is None:
         raise BadRequest(f"input {name!r}: datatype {dtype} has no JSON form, send it as binary data")
-    flat = _flatten(name, data, count)
-    if len(flat) != count:
-        raise BadRequest(f"input {name!r} has {len(flat)} elements, its shape wants {count}")
-    kinds = {type(value) for value in flat}
-    allowed = {bool} if dtype == "BOOL" else {int, float} if dtype in ("FP32", "FP64") else {int}
-    if not kinds <= allowed:
-        odd = next(kind.__name__ for kind in kinds if kind not in allowed)
-        raise BadRequest(f"input {name!r}: {odd} is no {dtype}")
+    check_count(name, raw, count)
+    decoder = _BOOLS if dtype == "BOOL" else _FLOATS if dtype in ("FP32", "FP64") else _INTEGERS
     try:
-        return array.array(typecode, flat).tobytes()
+        flat = decoder.decode(b"[%s]" % raw.translate(None, b"[]"))  # nesting says nothing that the shape does not
+        values = array.array(typecode, flat)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise BadRequest(f"input {name!r} is not {count} numbers of {dtype}: {error}") from None
     except OverflowError:
         raise BadRequest(f"input {name!r}: a number is out of range for {dtype}") from None
-
-
-def _flatten(name: str, data: Any, count: int) -> list[Any]:
-    """Depth first, and no more than `count` elements: what is longer is refused before it is copied."""
-    if not isinstance(data, list):
-        raise BadRequest(f"input {name!r}: data is not a list")
-    flat = data
-    while any(type(value) is list for value in flat):  # bounded by the depth that the parser admits
-        if not all(type(value) is list for value in flat):
-            raise BadRequest(f"input {name!r}: data mixes numbers and lists")
-        flat = [value for inner in flat for value in inner]
-        if len(flat) > count:
-            raise BadRequest(f"input {name!r} has more than the {count} elements of its shape")
-    return flat
+    if len(values) != count:
+        raise BadRequest(f"input {name!r} has {len(values)} elements, its shape wants {count}")
+    if dtype == "FP32" and not all(map(math.isfinite, values)):
+        raise BadRequest(f"input {name!r}: a number is out of range for {dtype}")
+    return values.tobytes()
 
 
 def bytes_to_json(name: str, dtype: str, raw: memoryview) -> list[Any]:
