@@ -21,6 +21,7 @@ import msgspec
 from edge_agent import AGENT_VERSION
 from edge_agent.client import AdminClient, import_bundle, wait_until_settled
 from edge_agent.config import Config, load_config
+from edge_agent.contract import limits
 from edge_agent.contract.errors import HoldfastError, Rejected, Unavailable
 from edge_agent.contract.reasons import reason_from_word
 from edge_agent.offer.bundle_reader import BundleReader
@@ -40,8 +41,9 @@ def _says_what_to_do(command: Command) -> Command:
             if error.next_step:
                 click.echo(f"  -> {error.next_step}", err=True)
             if options.get("as_json"):
+                reason = error.reason.value if error.reason else None
                 _print_json(
-                    {"ok": False, "reason": error.reason.value if error.reason else None, "message": error.message}
+                    {"ok": False, "reason": reason, "message": error.message, "next_step": error.next_step or None}
                 )
             sys.exit(error.exit_code)
 
@@ -77,7 +79,9 @@ def run(config_path: Path) -> None:
 @main.command("import")
 @click.argument("bundle_path", metavar="BUNDLE", type=click.Path(path_type=Path))
 @click.option("--retry", is_flag=True, help="Try a snapshot again that is quarantined here.")
-@click.option("--wait-s", default=120.0, show_default=True, help="How long to follow the snapshot.")
+@click.option(
+    "--wait-s", type=click.FloatRange(min=0), default=120.0, show_default=True, help="How long to follow the snapshot."
+)
 @click.option("--no-wait", is_flag=True, help="Return as soon as every chunk is stored.")
 @config_option
 @json_option
@@ -142,7 +146,9 @@ def status(config_path: Path, as_json: bool) -> None:
 
 @main.command()
 @click.argument("model", required=False)
-@click.option("--newest", default=50, show_default=True, help="How many lines.")
+@click.option(
+    "--newest", type=click.IntRange(1, limits.HISTORY_LINES_MAX), default=50, show_default=True, help="How many lines."
+)
 @config_option
 @json_option
 @_says_what_to_do

@@ -41,7 +41,10 @@ class ModelSettings(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class EngineSettings(Struct, frozen=True, forbid_unknown_fields=True):
-    """[engines.NAME]: the interpreter that has this engine (Python >= 3.7); default: the agent's own."""
+    """[engines.NAME]: the interpreter that has this engine (Python >= 3.7); default: the agent's own.
+
+    A bare name is looked for on PATH; anything with a slash is a path, relative to the file's folder.
+    """
 
     python: str = field(default_factory=lambda: sys.executable)
 
@@ -119,8 +122,13 @@ def _with_absolute_paths(config: Config, base: Path) -> Config:
         name: msgspec.structs.replace(model, factory=str(base / model.factory) if model.factory else None)
         for name, model in config.models.items()
     }
+    engines = {
+        name: EngineSettings(str(base / engine.python) if "/" in engine.python else engine.python)
+        for name, engine in config.engines.items()
+    }
     return msgspec.structs.replace(
         config,
+        engines=engines,
         state_dir=str(base / config.state_dir),
         trusted_root=str(base / config.trusted_root),
         models=models,

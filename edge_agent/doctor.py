@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge_agent.config import Config
-from edge_agent.contract.errors import HoldfastError
+from edge_agent.contract.errors import Corrupt, HoldfastError, Rejected
+from edge_agent.contract.evidence import decode_evidence
 from edge_agent.contract.reasons import Reason
 from edge_agent.runtime.library import read_pinned_root
 from edge_agent.store.models_db import ModelsDb
-from edge_agent.trust.chain import check_pinned_root
+from edge_agent.trust.chain import check_pinned_root, verify_admitted
 
 IMPORT_S = 60.0
 ENGINE_MODULES = {"paddle": "paddle", "numpy": "numpy"}
@@ -32,17 +33,20 @@ def examine(config: Config) -> list[Check]:
     """All checks, in the order in which a start would stumble over them."""
     checks = [_state_dir(config), _root(config)]
     checks += [_engine(name, settings.python) for name, settings in config.engines.items()]
-    checks += [_factory(name, Path(m.factory)) for name, m in config.models.items() if m.factory]
+    root_file = Path(config.trusted_root)
+    checks += [_factory(name, Path(m.factory), root_file) for name, m in config.models.items() if m.factory]
     return checks
 
 
 def _state_dir(config: Config) -> Check:
     folder = Path(config.state_dir)
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    if existing.is_dir() and os.access(existing, os.W_OK):
+        return Check("state folder", True, str(folder))
     return Check(
         "state folder",
-        os.access(existing, os.W_OK),
-        str(folder),
+        False,
+        f"{folder}: {existing} is no folder that this user may write to",
         "Make it writable for the agent's user, or set another state_dir in agent.toml",
     )
 
@@ -70,13 +74,28 @@ def _engine(name: str, python: str) -> Check:
     return Check(f"engine {name}", True, f"{module} {done.stdout.strip().splitlines()[-1]} in {python}")
 
 
-def _factory(model: str, path: Path) -> Check:
+def _factory(model: str, path: Path, root_file: Path) -> Check:
+    """What a start needs: the file holds one snapshot of this model, whole, and it leads from the pinned root."""
+    name = f"factory snapshot of {model}"
     try:
-        models = ModelsDb(path, immutable=True)
-        count = len(models.snapshots())
-        models.close()
+        label = _verified_label(path, read_pinned_root(root_file), model)
     except HoldfastError as error:
-        return Check(f"factory snapshot of {model}", False, error.message, "Make it: edge-agent factory")
-    return Check(
-        f"factory snapshot of {model}", count == 1, f"{path}, {count} snapshots", "Make it: edge-agent factory"
-    )
+        return Check(name, False, f"{path}: {error.message}", "Make it again: edge-agent factory BUNDLE --out FILE")
+    return Check(name, True, f"{path}, {label}")
+
+
+def _verified_label(path: Path, pinned_root: bytes, model: str) -> str:
+    models = ModelsDb(path, immutable=True)
+    try:
+        snapshots = models.snapshots()
+        if len(snapshots) != 1:
+            raise Corrupt(f"it holds {len(snapshots)} snapshots, not one")
+        evidence = decode_evidence(snapshots[0].evidence_raw)
+        manifest = verify_admitted(evidence, snapshots[0].manifest_raw, pinned_root).manifest
+        for sha256 in manifest.chunk_hashes():
+            models.read_chunk(sha256)  # hashed as it is read
+    finally:
+        models.close()
+    if manifest.name != model:
+        raise Rejected(f"it holds {manifest.label()}, another model")
+    return manifest.label()

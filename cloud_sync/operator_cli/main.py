@@ -23,7 +23,7 @@ from cloud_sync.publish.pack import Packed, pack, published_snapshots, refresh
 from cloud_sync.publish.proving import Interpreters
 from cloud_sync.publish.repository import Repository
 from cloud_sync.publish.signing import read_published
-from edge_agent.contract.errors import HoldfastError
+from edge_agent.contract.errors import HoldfastError, Rejected
 from edge_agent.contract.manifest import Manifest
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -134,6 +134,8 @@ def snapshot_show(what: str, repo: Path | None, as_json: bool) -> None:
         found = find(repository, read_published(repository), what)
         manifest, digest = found.manifest, found.digest
     else:
+        if not Path(what).is_file():
+            raise Rejected(f"there is no file {what}", next_step="Name a bundle file, or NAME@VERSION with --repo")
         manifest, digest = read_bundle_manifest(Path(what))
         note("This is what the file says; devices verify its signatures.")
     document = {"digest": digest, "manifest": msgspec.to_builtins(manifest)}

@@ -35,7 +35,7 @@ def fail(error: HoldfastError, *, as_json: bool) -> NoReturn:
     """Say what is wrong and what to do (with --json also as a document), and leave with its exit code."""
     if as_json:
         reason = error.reason.value if error.reason is not None else None
-        document = {"error": error.message, "reason": reason, "next_step": error.next_step}
+        document = {"ok": False, "reason": reason, "message": error.message, "next_step": error.next_step or None}
         click.echo(json.dumps(document, indent=2, sort_keys=True))
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     word = f" ({error.reason.value})" if error.reason is not None else ""
