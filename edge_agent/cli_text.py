@@ -10,14 +10,20 @@ from rich.table import Table
 
 from edge_agent.contract.reasons import Reason, reason_from_word
 
+PIPE_CHARS = 400  # a script that reads text gets each row on one line
+
 
 def print_status(document: dict[str, Any]) -> None:
     """One table per device, then what needs attention."""
     console = Console(soft_wrap=True)
+    if not console.is_terminal:
+        console.width = PIPE_CHARS
     console.print(f"[bold]{document['device_id']}[/] agent {document['agent_version']} on http://{document['http']}")
     if document["storage"]:
         _say(console, "state folder", document["storage"])
-    table = Table("model", "serves", "status", "last good", "candidate", "workers", "fallbacks")
+    table = Table()
+    for column in ("model", "serves", "status", "last good", "candidate", "workers", "fallbacks"):
+        table.add_column(column, no_wrap=console.width >= PIPE_CHARS, overflow="fold")
     for name, model in document["models"].items():
         candidate = model["candidate"]
         table.add_row(

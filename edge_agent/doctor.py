@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from edge_agent.config import Config
 from edge_agent.contract.errors import Corrupt, HoldfastError, Rejected
 from edge_agent.contract.evidence import decode_evidence
 from edge_agent.contract.reasons import Reason
+from edge_agent.folders import is_writable
 from edge_agent.runtime.library import read_pinned_root
 from edge_agent.store.models_db import ModelsDb
 from edge_agent.trust.chain import check_pinned_root, verify_admitted
@@ -41,7 +41,7 @@ def examine(config: Config) -> list[Check]:
 def _state_dir(config: Config) -> Check:
     folder = Path(config.state_dir)
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    if existing.is_dir() and os.access(existing, os.W_OK):
+    if existing.is_dir() and is_writable(existing):
         return Check("state folder", True, str(folder))
     return Check(
         "state folder",

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 
 from edge_agent.config import Config
 from edge_agent.contract.errors import Rejected
 from edge_agent.contract.evidence import encode_evidence
+from edge_agent.folders import is_writable
 from edge_agent.offer.bundle_reader import BundleReader
 from edge_agent.runtime.library import read_pinned_root, utc_now
 from edge_agent.store.factory import write_factory
@@ -18,7 +18,7 @@ from edge_agent.trust.verified import DeviceProfile, TufVersions
 
 def make_factory(config: Config, bundle_path: Path, out: Path) -> str:
     """Write `out`; the snapshot's label. Raises Rejected or Unavailable."""
-    if not out.parent.is_dir() or not os.access(out.parent, os.W_OK):
+    if not out.parent.is_dir() or not is_writable(out.parent):
         raise Rejected(
             f"{out} cannot be written: {out.parent} is no folder that this user may write to",
             next_step="Make that folder first, or name another file with --out",
