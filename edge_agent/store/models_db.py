@@ -9,7 +9,9 @@ Invariants:
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from edge_agent.store.memfd import SealedFile
 from edge_agent.store.sqlite import connect, forget_cached_pages, row, rows, translated
 
 SCHEMA_VERSION = 1
+PAGES_OF_A_CHUNK_MAX = 40  # 32 with bytes, one with the row, some for the index and for what a removed row left
 # Additive only: an older agent on a newer database still finds its own columns and serves.
 MIGRATIONS: dict[int, str] = {
     1: """
@@ -170,17 +173,40 @@ class ModelsDb:
     def snapshots(self) -> tuple[StoredSnapshot, ...]:
         """All visible snapshots whose manifest still has its digest; others are passed over (a scrub tells of them)."""
         with translated(self.path.name):
-            found = rows(
-                self._db,
-                "SELECT digest, name, version, release, manifest, evidence FROM snapshot ORDER BY admitted_unix_ms",
-            )
-        return tuple(
-            StoredSnapshot(str(digest), str(name), str(version), int(release), bytes(manifest), bytes(evidence))
-            for digest, name, version, release, manifest, evidence in found
-            if isinstance(manifest, bytes)
-            and hashlib.sha256(manifest).hexdigest() == digest
-            and isinstance(evidence, bytes)
-        )
+            numbers = rows(self._db, "SELECT rowid FROM snapshot ORDER BY admitted_unix_ms")
+        found = (self._snapshot(number) for (number,) in numbers)
+        return tuple(snapshot for snapshot in found if snapshot is not None)
+
+    def _snapshot(self, number: int) -> StoredSnapshot | None:
+        """One row, None when it cannot be read or is not what was written: damage of one row costs no other."""
+        try:
+            with translated(self.path.name):
+                found = row(
+                    self._db,
+                    "SELECT digest, name, version, release, manifest, evidence FROM snapshot WHERE rowid=?",
+                    (number,),
+                )
+            digest, name, version, release, manifest, evidence = found or (None,) * 6
+            snapshot = StoredSnapshot(str(digest), str(name), str(version), int(release), manifest, evidence)
+        except (Corrupt, ValueError, TypeError):
+            return None
+        if not isinstance(manifest, bytes) or not isinstance(evidence, bytes):
+            return None
+        return snapshot if hashlib.sha256(manifest).hexdigest() == digest else None
+
+    def chunk_rows(self) -> Iterator[bytes]:
+        """The bytes of every row that can be reached without the index, from both ends; not verified."""
+        numbers: dict[int, None] = {}
+        for order in ("ASC", "DESC"):
+            with contextlib.suppress(Corrupt), translated(self.path.name):
+                for (number,) in self._db.execute(f"SELECT rowid FROM chunk ORDER BY rowid {order}"):
+                    numbers[int(number)] = None
+        for number in numbers:
+            found = None
+            with contextlib.suppress(Corrupt), translated(self.path.name):
+                found = row(self._db, "SELECT data FROM chunk WHERE rowid=?", (number,))
+            if found and isinstance(found[0], bytes):
+                yield found[0]
 
     def read_chunk(self, sha256: str) -> bytes:
         """The bytes, hashed after the read. Raises Corrupt (damage) when they are missing or others."""
@@ -253,18 +279,24 @@ class ModelsDb:
             self._db.execute("DELETE FROM proof WHERE digest=?", [digest])
 
     def collect_garbage(self, chunks_max: int) -> int:
-        """Remove at most chunks_max chunks that no snapshot and no offer names, and give their pages back; how many."""
+        """Remove at most chunks_max chunks that no snapshot and no offer names, and give their pages back; how many.
+
+        A manifest that is damaged names nothing: it must not stop the collection for good.
+        """
         with translated(self.path.name):
             named: set[str] = set()
-            for (raw,) in rows(self._db, "SELECT manifest FROM snapshot UNION ALL SELECT manifest FROM offer"):
-                named.update(parse_manifest(bytes(raw)).chunk_hashes())
+            manifests = "SELECT digest, manifest FROM snapshot UNION ALL SELECT digest, manifest FROM offer"
+            for digest, raw in rows(self._db, manifests):
+                if isinstance(raw, bytes) and hashlib.sha256(raw).hexdigest() == digest:
+                    named.update(parse_manifest(raw).chunk_hashes())
             stored = [bytes(sha256) for (sha256,) in rows(self._db, "SELECT sha256 FROM chunk")]
             garbage = [sha256 for sha256 in stored if sha256.hex() not in named][:chunks_max]
             if garbage:
                 with self._db.atomic():
                     for sha256 in garbage:
                         self._db.execute("DELETE FROM chunk WHERE sha256=?", [sha256])
-                self._db.execute(f"PRAGMA incremental_vacuum({len(garbage) * 40})").fetchall()
+                # A script is stepped to its end; `execute` would take one step, which gives back one page.
+                self._db.executescript(f"PRAGMA incremental_vacuum({len(garbage) * PAGES_OF_A_CHUNK_MAX})")
             return len(garbage)
 
     def used_bytes(self) -> int:
@@ -297,11 +329,16 @@ class ModelsDb:
             self._db.executescript(MIGRATIONS[step])
 
     def _check_readable(self) -> None:
-        """Read every small table once: a structure that cannot be read shows now, not in the middle of a fallback."""
-        for statement in (
+        """Read every small table once: a structure that cannot be read shows now, not in the middle of a fallback.
+
+        Of a file that is only read, nothing is asked that serving does not need.
+        """
+        checks = (
+            "SELECT rowid, admitted_unix_ms FROM snapshot",
             "SELECT digest, manifest, evidence FROM snapshot",
-            "SELECT digest, manifest FROM offer",
-            "SELECT digest, detail FROM proof",
+            "SELECT digest, begun_unix_ms, manifest FROM offer",
+            "SELECT digest, proven_unix_ms, detail FROM proof",
             "SELECT count(*) FROM chunk",
-        ):
+        )
+        for statement in checks[:1] if self.immutable else checks:
             self._db.execute(statement).fetchall()

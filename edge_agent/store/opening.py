@@ -6,7 +6,7 @@ folder.
 
 from __future__ import annotations
 
-import contextlib
+import hashlib
 import os
 import shutil
 import tempfile
@@ -20,11 +20,12 @@ from edge_agent.contract.manifest import parse_manifest
 from edge_agent.contract.reasons import Reason
 from edge_agent.folders import is_writable
 from edge_agent.store.agent_db import AgentDb
-from edge_agent.store.models_db import ModelsDb, StoredSnapshot
+from edge_agent.store.models_db import ModelsDb
 
 Database = TypeVar("Database", AgentDb, ModelsDb)
 
 SET_ASIDE_SUFFIX = ".damaged"
+SALVAGED_SUFFIX = ".salvaged"
 _MEMORY = "/dev/shm"
 COMPANIONS = ("", "-journal", "-wal", "-shm")
 
@@ -45,8 +46,9 @@ def open_store(state_dir: Path, at_unix_ms: int) -> Opened:
         return _open_read_only(state_dir)
     notes: list[str] = []
     agent = _open_or_replace(state_dir / "agent.db", AgentDb, notes, salvage=None)
+    _finish_replacing(state_dir / "models.db")
     models = _open_or_replace(
-        state_dir / "models.db", ModelsDb, notes, salvage=lambda old, new: salvage(old, new, at_unix_ms)
+        state_dir / "models.db", ModelsDb, notes, salvage=lambda path: _replace_by_salvaged(path, at_unix_ms)
     )
     read_only = Reason.DISK_FULL if agent is None or models is None else None
     if agent is None and (state_dir / "agent.db").is_file():
@@ -57,17 +59,46 @@ def open_store(state_dir: Path, at_unix_ms: int) -> Opened:
 
 
 def heal(models: ModelsDb, at_unix_ms: int) -> tuple[ModelsDb, str]:
-    """Replace a models.db that turned out to be broken while in use.
+    """Replace a models.db that turned out to be broken while in use; the old one is closed then.
 
-    Raises Unavailable when that is not possible now.
+    Raises Unavailable when that is not possible now: the old one stays open, and as it is.
     """
-    path = models.path
+    note = _replace_by_salvaged(models.path, at_unix_ms)
     models.close()
-    notes: list[str] = []
-    aside = _set_aside(path)
-    fresh = ModelsDb(path)
-    notes.append(salvage(aside, fresh, at_unix_ms))
-    return fresh, notes[0]
+    return ModelsDb(models.path), note
+
+
+def _replace_by_salvaged(path: Path, at_unix_ms: int) -> str:
+    """Put what still verifies in the place of a damaged models.db. At any moment one of the two is whole.
+
+    Raises Unavailable when there is no room for a second one.
+    """
+    new = path.with_name(path.name + SALVAGED_SUFFIX)
+    _remove(new)
+    try:
+        fresh = ModelsDb(new)
+        try:
+            note = salvage(path, fresh, at_unix_ms)
+        finally:
+            fresh.close()
+    except BaseException:
+        _remove(new)
+        raise
+    _set_aside(path)
+    new.rename(path)
+    return note
+
+
+def _finish_replacing(path: Path) -> None:
+    """A kill between the two renames: the salvaged file is complete, and nothing stands in its place."""
+    new = path.with_name(path.name + SALVAGED_SUFFIX)
+    if new.is_file() and not path.exists():
+        new.rename(path)
+
+
+def _remove(path: Path) -> None:
+    for suffix in COMPANIONS:
+        Path(f"{path}{suffix}").unlink(missing_ok=True)
 
 
 def salvage(old: Path, fresh: ModelsDb, at_unix_ms: int) -> str:
@@ -75,39 +106,39 @@ def salvage(old: Path, fresh: ModelsDb, at_unix_ms: int) -> str:
 
     What was saved, in words.
     """
-    kept_snapshots = kept_chunks = lost_chunks = 0
-    source: ModelsDb | None = None
-    with contextlib.suppress(HoldfastError):
+    try:
         source = ModelsDb(old, immutable=True)
-    if source is None:
+    except HoldfastError:
         return "nothing could be read"
     try:
-        for snapshot in _readable_snapshots(source):
+        snapshots = source.snapshots()
+        lost: set[str] = set()
+        kept: set[str] = set()
+        for snapshot in snapshots:
             fresh.put_snapshot(snapshot, at_unix_ms)
-            kept_snapshots += 1
             for sha256 in parse_manifest(snapshot.manifest_raw).chunk_hashes():
                 try:
                     data = source.read_chunk(sha256)
                 except Corrupt:
-                    lost_chunks += 1
+                    lost.add(sha256)
                     continue
                 fresh.put_chunk(sha256, data)
-                kept_chunks += 1
+                kept.add(sha256)
+        for data in source.chunk_rows() if lost else ():  # damage of the index hides chunks that are whole
+            sha256 = hashlib.sha256(data).hexdigest()
+            if sha256 in lost:
+                fresh.put_chunk(sha256, data)
+                lost.discard(sha256)
+                kept.add(sha256)
     finally:
         source.close()
-    return f"{kept_snapshots} snapshots and {kept_chunks} chunks verified and kept, {lost_chunks} chunks lost"
-
-
-def _readable_snapshots(source: ModelsDb) -> tuple[StoredSnapshot, ...]:
-    with contextlib.suppress(HoldfastError):
-        return source.snapshots()
-    return ()
+    return f"{len(snapshots)} snapshots and {len(kept)} chunks verified and kept, {len(lost)} chunks lost"
 
 
 def _open_or_replace(
-    path: Path, kind: Callable[..., Database], notes: list[str], salvage: Callable[[Path, Database], str] | None
+    path: Path, kind: Callable[..., Database], notes: list[str], salvage: Callable[[Path], str] | None
 ) -> Database | None:
-    """Open; when damaged set aside, start afresh and salvage; None when there is no room even for that."""
+    """Open; when damaged salvage or start afresh, the damaged file aside; None when there is no room even for that."""
     try:
         if path.is_dir():
             raise Corrupt(f"{path.name} is a folder", reason=Reason.DAMAGE)
@@ -118,16 +149,15 @@ def _open_or_replace(
         notes.append(error.message)
         return None
     try:
-        aside = _set_aside(path)
-        fresh = kind(path)
-        if salvage is not None and aside.is_file():
-            notes.append(f"{path.name}: {salvage(aside, fresh)}")
+        if salvage is not None and path.is_file():
+            notes.append(f"{path.name}: {salvage(path)}")
         else:
+            _set_aside(path)
             notes.append(f"{path.name} was set aside, a new one was begun")
+        return kind(path)
     except (HoldfastError, OSError) as error:
         notes.append(f"{path.name} could not be replaced: {error}")
         return None
-    return fresh
 
 
 def _set_aside(path: Path) -> Path:
