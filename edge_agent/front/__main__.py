@@ -23,7 +23,7 @@ from edge_agent.logs import set_up_logs
 log = structlog.get_logger()
 
 KEEPALIVE_S = 75.0  # a connection without a request, from its first byte on
-LINGER_S = 2.0  # the rest of a refused body is read so long, that its sender may see the answer
+LINGER_S = 1.0  # the rest of a refused body is read so long, that its sender may see the answer
 BACKLOG = 1024
 DRAIN_S = 5.0  # requests that are being computed when a stop is asked for
 LAST_ANSWERS_S = 2.0  # answers that a client is slow to take
@@ -44,10 +44,11 @@ async def serve(options: argparse.Namespace) -> None:
         runner.server, raise_descriptor_limit(), access_log=None, keepalive_timeout=KEEPALIVE_S, lingering_time=LINGER_S
     )
     await control.start(Path(options.socket))
-    listening = await asyncio.get_running_loop().create_server(clients, sock=listener.dup(), backlog=BACKLOG)
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, control.stopping.set)
+        asyncio.get_running_loop().add_signal_handler(number, control.stop)
     tasks = [asyncio.create_task(dispatcher.run()), asyncio.create_task(control.end_when_orphaned())]
+    await control.routed.wait()  # until then clients wait in the kernel: nobody is told that there is no model
+    listening = await asyncio.get_running_loop().create_server(clients, sock=listener.dup(), backlog=BACKLOG)
     await control.stopping.wait()
     listening.close()
     clients.pre_shutdown()

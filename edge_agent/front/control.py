@@ -32,6 +32,7 @@ class ControlServer:
     def __init__(self, listener: socket.socket, metrics: FrontMetrics, orphan_timeout_s: float) -> None:
         self.dispatcher: Dispatcher | None = None
         self.stopping = asyncio.Event()
+        self.routed = asyncio.Event()  # it is known which models there are; set by a stop as well
         self._listener = listener
         self._metrics = metrics
         self._orphan_timeout_s = orphan_timeout_s
@@ -49,19 +50,24 @@ class ControlServer:
         path.chmod(0o600)
         return server
 
+    def stop(self) -> None:
+        """End the front gracefully."""
+        self.stopping.set()
+        self.routed.set()
+
     def tell(self, event: Header) -> None:
         """A fact for the runtime; without one it is logged already, and lost."""
         if self._controller is not None:
             self._controller.write(wire.encode_frame(event))
 
     async def end_when_orphaned(self) -> None:
-        """Set `stopping` once there has been no runtime for too long."""
+        """Stop once there has been no runtime for too long."""
         while not self.stopping.is_set():
             await asyncio.sleep(0.5)
             since = self._orphan_since_s
             if since is not None and time.monotonic() - since > self._orphan_timeout_s:
                 log.warning("front_orphaned", orphan_timeout_s=self._orphan_timeout_s)
-                self.stopping.set()
+                self.stop()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         decoder = wire.FrameDecoder()
@@ -112,13 +118,14 @@ class ControlServer:
             routes = parse_routes({key: header[key] for key in ("sequence", "models", "gauges") if key in header})
         except HoldfastError as error:
             return _no("malformed", error.message)
+        self.routed.set()
         await self.dispatcher.set_routes(routes)
         serving = {m: (r.version, r.digest) for m, r in routes.models.items() if r.digest is not None and r.workers}
         self._metrics.note_routes(serving, routes.gauges)
         return {"ok": True, "sequence": routes.sequence}
 
     async def _exit(self, writer: asyncio.StreamWriter, header: Header) -> Header:
-        self.stopping.set()
+        self.stop()
         return {"ok": True}
 
 

@@ -96,7 +96,7 @@ class Dispatcher:
         assert route.digest is not None
         slot_bytes = 2 * self._bounds.body_bytes_max  # inputs and outputs, with room to align them
         try:
-            link = WorkerLink(worker.worker_id, route.digest, slot_bytes, self._on_answer, self._on_lost)
+            link = WorkerLink(worker.worker_id, route.digest, slot_bytes, self._on_answer, self._on_free, self._on_lost)
             self._links[worker.worker_id] = (model, link)
             await link.open(worker.socket)
         except (OSError, wire.WireError) as error:
@@ -208,7 +208,11 @@ class Dispatcher:
                 _settle(job, result=(*_respond(model, route, waiting.request, answer), route))
             except RequestError as error:
                 _settle(job, error=error)
-        self._apply(model, self._schedulers[model].answered(link.worker_id, job, time.monotonic()))
+
+    def _on_free(self, link: WorkerLink, job: sched.Job) -> None:
+        found = self._links.get(link.worker_id)
+        if found is not None:
+            self._apply(found[0], self._schedulers[found[0]].answered(link.worker_id, job, time.monotonic()))
 
     def _on_lost(self, link: WorkerLink) -> None:
         found = self._links.pop(link.worker_id, None)

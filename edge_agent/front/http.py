@@ -48,8 +48,8 @@ class HttpFace:
     def application(self) -> web.Application:
         """The aiohttp application; bodies are bounded after decompression."""
         app = web.Application(client_max_size=self._bounds.body_bytes_max, middlewares=[_errors_as_json])
-        app.router.add_post("/v2/models/{model}/infer", self._infer)
-        app.router.add_post("/v2/models/{model}/versions/{version}/infer", self._infer)
+        for tail in ("", "/versions/{version}"):
+            app.router.add_post(f"/v2/models/{{model}}{tail}/infer", self._infer, expect_handler=self._expect)
         app.router.add_get("/v2/health/live", self._live)
         app.router.add_get("/v2/health/ready", self._server_ready)
         app.router.add_get("/health", self._health)
@@ -92,6 +92,15 @@ class HttpFace:
         finally:
             self._metrics.requests.labels(model, version, str(status)).inc()
             self._metrics.latency.labels(model).observe(time.perf_counter() - started_s)
+
+    async def _expect(self, request: web.Request) -> web.StreamResponse | None:
+        """Expect: 100-continue. A body that would be refused for its length is not sent at all."""
+        if request.headers.get("Expect", "").lower() != "100-continue":
+            return _error_response(417, "the only expectation that can be met is 100-continue", None)
+        if (request.content_length or 0) <= self._bounds.body_bytes_max:
+            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            request.writer.output_size = 0
+        return None
 
     async def _read_body(self, request: web.Request) -> bytes:
         """Raises SlowBody, TooLarge (as soon as that is known), UnsupportedEncoding or BadRequest."""

@@ -14,9 +14,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
+import structlog
+
 from edge_agent.front.protocol import InferRequest, OutputTensor
 from edge_agent.front.scheduler import IN_FLIGHT_MAX, Job
 from edge_agent.worker import wire
+
+log = structlog.get_logger()
 
 HANDSHAKE_S = 30.0  # a worker answers between two requests
 ALIGNMENT_BYTES = 64
@@ -33,7 +37,7 @@ class Answer:
 
 
 class WorkerLink(asyncio.Protocol):
-    """One worker. `on_answer(job, answer)` must be done with the outputs when it returns."""
+    """One worker. `on_answer` must be done with the outputs when it returns; then its slot is free: `on_free`."""
 
     def __init__(
         self,
@@ -41,12 +45,14 @@ class WorkerLink(asyncio.Protocol):
         digest: str,
         slot_bytes: int,
         on_answer: Callable[[WorkerLink, Job, Answer], None],
+        on_free: Callable[[WorkerLink, Job], None],
         on_lost: Callable[[WorkerLink], None],
     ) -> None:
         self.worker_id = worker_id
         self.digest = digest
         self._slot_bytes = slot_bytes
         self._on_answer = on_answer
+        self._on_free = on_free
         self._on_lost = on_lost
         self._decoder = wire.DataDecoder()
         self._free = list(range(IN_FLIGHT_MAX))
@@ -111,7 +117,8 @@ class WorkerLink(asyncio.Protocol):
         try:
             for frame in self._decoder.feed(data):
                 self._take(wire.decode_reply(frame))
-        except wire.WireError:
+        except wire.WireError as error:
+            log.warning("worker_left", worker=self.worker_id, detail=str(error))
             self.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -144,6 +151,7 @@ class WorkerLink(asyncio.Protocol):
         if end > PUNCH_BYTES_MIN:
             self._arena.madvise(mmap.MADV_REMOVE, base, self._slot_bytes)
         self._free.append(slot)
+        self._on_free(self, job)
 
     def _output(self, base: int, tensor: wire.Tensor) -> OutputTensor:
         if tensor.offset + tensor.nbytes > self._slot_bytes:
