@@ -80,14 +80,13 @@ class AgentDb:
             self._trim()
 
     def states(self) -> dict[str, bytes]:
-        """The saved document of every model."""
+        """The saved document of every model; a row that is not what was written is passed over."""
         with translated(self.path.name):
-            return {
-                str(model): bytes(document) for model, document in rows(self._db, "SELECT model, document FROM state")
-            }
+            found = rows(self._db, "SELECT model, document FROM state")
+        return {str(model): document for model, document in found if isinstance(document, bytes)}
 
     def journal(self, *, model: str | None, newest: int) -> tuple[JournalEntry, ...]:
-        """The newest lines (of one model), oldest first."""
+        """The newest lines (of one model), oldest first; a line that is not what was written is passed over."""
         with translated(self.path.name):
             found = rows(
                 self._db,
@@ -95,9 +94,8 @@ class AgentDb:
                 " ORDER BY number DESC LIMIT ?2",
                 (model, newest),
             )
-        return tuple(
-            JournalEntry(int(n), int(at), str(name), json.loads(entry)) for n, at, name, entry in reversed(found)
-        )
+        lines = (_line(*values) for values in reversed(found))
+        return tuple(line for line in lines if line is not None)
 
     def next_boot(self) -> int:
         """The number of this boot: one more than the last, persisted before it is used."""
@@ -108,7 +106,8 @@ class AgentDb:
 
     def meta(self, key: str) -> str | None:
         """A small value."""
-        found = row(self._db, "SELECT value FROM meta WHERE key=?", (key,))
+        with translated(self.path.name):
+            found = row(self._db, "SELECT value FROM meta WHERE key=?", (key,))
         return str(found[0]) if found else None
 
     def set_meta(self, values: dict[str, str]) -> None:
@@ -127,7 +126,7 @@ class AgentDb:
         """(number, body) of the oldest reports."""
         with translated(self.path.name):
             found = rows(self._db, "SELECT number, body FROM outbox ORDER BY number LIMIT ?", (oldest,))
-        return tuple((int(number), bytes(body)) for number, body in found)
+        return tuple((int(number), body) for number, body in found if isinstance(body, bytes))
 
     def acknowledge(self, up_to_number: int) -> None:
         """Forget reports up to this number: somebody else has committed them."""
@@ -147,3 +146,11 @@ class AgentDb:
                 " (SELECT number FROM outbox ORDER BY telemetry DESC, number LIMIT ?)",
                 [surplus],
             )
+
+
+def _line(number: Any, at_unix_ms: Any, model: Any, entry: Any) -> JournalEntry | None:
+    try:
+        document = json.loads(entry)
+        return JournalEntry(int(number), int(at_unix_ms), str(model), document) if isinstance(document, dict) else None
+    except (ValueError, TypeError, RecursionError):
+        return None

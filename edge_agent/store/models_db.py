@@ -127,9 +127,8 @@ class ModelsDb:
     def offers(self) -> tuple[tuple[str, int], ...]:
         """(digest, begun_unix_ms) of every offer."""
         with translated(self.path.name):
-            return tuple(
-                (str(digest), int(at)) for digest, at in rows(self._db, "SELECT digest, begun_unix_ms FROM offer")
-            )
+            found = rows(self._db, "SELECT digest, begun_unix_ms FROM offer")
+        return tuple((str(digest), at) for digest, at in found if isinstance(at, int))
 
     def missing_chunks(self, manifest: Manifest) -> tuple[str, ...]:
         """Chunks of this manifest that are not here, in order."""
@@ -321,7 +320,7 @@ class ModelsDb:
         """(engine, proven_unix_ms, detail) of this snapshot."""
         with translated(self.path.name):
             found = rows(self._db, "SELECT engine, proven_unix_ms, detail FROM proof WHERE digest=?", (digest,))
-        return tuple((str(engine), int(at), str(detail)) for engine, at, detail in found)
+        return tuple((str(engine), at, str(detail)) for engine, at, detail in found if isinstance(at, int))
 
     def _migrate(self) -> None:
         (version,) = row(self._db, "PRAGMA user_version") or (0,)
