@@ -1,0 +1,1 @@
+"""What is handed out: the wheel, the service, and pages that must say what the code does."""
