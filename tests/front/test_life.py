@@ -20,7 +20,7 @@ from tests.harness.client import RecordingClient
 from tests.harness.releases import INPUTS, Release, Releases
 
 NewAgent = Callable[..., Agent]
-POISON, HANG, SLOW = 666.0, 555.0, 700.0
+POISON, HANG, SLOW = 666.0, 555.0, 300.0
 GOOD = infer_json()
 
 
@@ -129,11 +129,12 @@ def test_a_graceful_stop_answers_what_is_computed_and_leaves_no_process_and_no_p
     idle = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
     idle.request("GET", "/v2")
     idle.getresponse().read()
-    with ThreadPoolExecutor(2) as pool:
-        slow = [pool.submit(infer, port, SLOW) for _ in range(2)]
-        wait_until(lambda: metric(port, "holdfast_in_flight", model="tiny") == 2, "they are computed")
+    with ThreadPoolExecutor(3) as pool:
+        slow = [pool.submit(infer, port, SLOW) for _ in range(3)]
+        wait_until(lambda: metric(port, "holdfast_in_flight", model="tiny") == 2, "two are at the worker")
+        wait_until(lambda: metric(port, "holdfast_queue_length", model="tiny") == 1, "one waits")
         agent.stop()
-        assert [future.result().status for future in slow] == [200, 200]
+        assert [future.result().status for future in slow] == [200, 200, 200]
     assert not [pid for pid in pids if is_alive(pid)]
     with socket.socket() as again:
         again.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
