@@ -1,0 +1,108 @@
+"""Runs every benchmark on both models, prints a table, writes the document; exit code 1 if something was not measured.
+
+What is measured how is in the modules beside this one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+
+from tests.bench import interruptions, standing, throughput
+from tests.bench.device import RECIPES, Subject, port_of, prepare, wait_steady
+from tests.bench.figures import Results
+from tests.harness.agent import Agent, ShortFolder
+from tests.models_cache import Recipe, make_all
+from tests.publishing import Publisher
+
+LOAD_AVERAGE_QUIET = 0.5
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How often, and how long, in seconds."""
+
+    lives: int
+    kills: int
+    rounds: int
+    seconds: float
+
+
+FULL = Plan(lives=3, kills=8, rounds=7, seconds=1.0)
+QUICK = Plan(lives=1, kills=2, rounds=1, seconds=0.5)
+
+
+def measure(results: Results, subject: Subject, folder: Path, plan: Plan) -> None:
+    """One model: several lives of a device; the last one is killed at, loaded and weighed."""
+    name = subject.name
+    for life in range(plan.lives):
+        with results.measuring(f"{name}: bare start, boots and swaps, {life + 1} of {plan.lives}"):
+            bare_s, bare_bytes = standing.bare_boot(results, subject)
+            agent = subject.agent(folder / f"{name[0]}{life}")
+            with agent:
+                interruptions.boot(agent, subject)
+                wait_steady(agent, subject, subject.digests[interruptions.FACTORY])
+                interruptions.swaps(results, subject, agent, bare_s)
+                agent.stop()
+                took_s = interruptions.boot(agent, subject)
+                results.add(name, "cold boot: start to first answer", "s", took_s, to="bare start", other=bare_s)
+                wait_steady(agent, subject, subject.digests[interruptions.FACTORY])
+                if life == plan.lives - 1:
+                    _under_load(results, subject, agent, plan, bare_s, bare_bytes)
+
+
+def _under_load(results: Results, subject: Subject, agent: Agent, plan: Plan, bare_s: float, bare_bytes: float) -> None:
+    with results.measuring(f"{subject.name}: kills of the serving worker"):
+        interruptions.kills(results, subject, agent, bare_s, times=plan.kills)
+    with results.measuring(f"{subject.name}: requests per second"):
+        throughput.measure(results, subject, port_of(agent), rounds=plan.rounds, seconds=plan.seconds)
+    with results.measuring(f"{subject.name}: memory"):
+        standing.memory(results, subject, agent, bare_bytes)
+
+
+def run(results: Results, plan: Plan) -> None:
+    """Both models."""
+    with ShortFolder() as folder:
+        subjects = []
+        with results.measuring("models: made by their recipes once, packed, signed, bundled"):
+            make_all([Recipe(recipe, version) for recipe in RECIPES.values() for version in ("1.0.0", "1.1.0")])
+            publisher = Publisher(folder / "publisher")
+            subjects = [prepare(name, publisher, folder) for name in RECIPES]
+        for subject in subjects:
+            measure(results, subject, folder, plan)
+
+
+def main() -> int:
+    """0: everything was measured."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="one short round of everything: does it run at all?")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write a document for machines")
+    options = parser.parse_args()
+    console = Console(stderr=True)
+    results = Results(options.quick, console)
+    started_s = time.monotonic()
+    run(results, QUICK if options.quick else FULL)
+    took_s = time.monotonic() - started_s
+    results.load_average.append(os.getloadavg()[0])
+    Console(width=None if sys.stdout.isatty() else 120).print(results.table())
+    before = results.load_average[0]
+    console.print(f"{took_s:.0f} s; load average {before:.2f} before, {results.load_average[-1]:.2f} after")
+    if before > LOAD_AVERAGE_QUIET:
+        console.print("[yellow]other work was running: trust the ratios, not the times[/]")
+    for what, why in results.not_measured:
+        console.print(f"[red]not measured:[/] {what}: {escape(why)}", highlight=False)
+    if options.json:
+        options.json.write_text(json.dumps(results.document(took_s), indent=2) + "\n", encoding="utf-8")
+    return 1 if results.not_measured else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
