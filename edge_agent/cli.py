@@ -195,7 +195,8 @@ def verify(config_path: Path, as_json: bool) -> None:
         as_json, {"ok": total == 0, "damaged_chunks": damaged}, f"{total} damaged chunks in {len(damaged)} snapshots"
     )
     if total:
-        click.echo("  -> Import the bundle of the damaged snapshot again: only its damaged chunks are taken", err=True)
+        click.echo("  -> Import the bundle of the damaged snapshot again: only its damaged chunks are taken.", err=True)
+        click.echo("     A damaged factory snapshot is made again with edge-agent factory", err=True)
         sys.exit(1)
 
 

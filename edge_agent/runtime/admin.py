@@ -163,7 +163,7 @@ class AdminServer:
             seen = await self._executor.wait_change(seen, limits.ADMIN_REQUEST_S)
 
     async def _do_verify(self, session: Session, header: Header, payload: bytes) -> Answer:
-        damaged = await self._scrubber.scrub_all(needed_only=False)
+        damaged = await self._scrubber.verify_all()
         return {"damaged_chunks": damaged}, b""
 
     async def _do_wait(self, session: Session, header: Header, payload: bytes) -> Answer:

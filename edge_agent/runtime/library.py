@@ -169,14 +169,19 @@ class Library:
             self._writing(lambda models: models.discard_chunks(scrubbed.damaged))
         return scrubbed
 
+    async def scrub_factory(self, digest: str, manifest: Manifest, first_chunk: int, chunks_max: int) -> Scrubbed:
+        """Hash some chunks of a factory snapshot again. Raises Corrupt."""
+        source = self._in_factory[digest]
+        return await self._thread.call(source.scrub, manifest, first_chunk, chunks_max, priority=Priority.BULK)
+
     async def discard_damage(self, manifest: Manifest) -> None:
         """Hash every chunk of a snapshot again, so that `missing` tells everything that has to be offered."""
         position: int | None = 0
         while position is not None:  # each piece moves on; the manifest bounds them
             position = (await self.scrub(manifest, position, limits.GARBAGE_CHUNKS_AT_ONCE)).next_chunk
 
-    def is_only_in_factory(self, digest: str) -> bool:
-        """Whether only the read-only factory file holds this snapshot: nothing to repair there."""
+    def is_in_factory(self, digest: str) -> bool:
+        """Whether the read-only factory file holds this snapshot: nothing to repair there."""
         return digest in self._in_factory
 
     # ---- writing

@@ -113,7 +113,8 @@ def test_verify_finds_damage_and_says_how_to_mend_it(new_agent: NewAgent, releas
     agent = new_agent(scrub={"interval_s": 3600.0}).start_and_wait()
     release = releases.all["1.0.0"]
     agent.cli_json("import", str(release.bundle))
-    assert agent.cli_json("verify") == {"ok": True, "damaged_chunks": {release.digest: 0}}
+    factory = releases.all["0.9.0"].digest
+    assert agent.cli_json("verify") == {"ok": True, "damaged_chunks": {factory: 0, release.digest: 0}}
     manifest = manifest_of(release.bundle)
     flip_stored_chunks(agent.state_dir / "models.db", _chunks(releases, manifest))
     done = agent.cli("verify", "--json")
@@ -122,6 +123,17 @@ def test_verify_finds_damage_and_says_how_to_mend_it(new_agent: NewAgent, releas
     assert found["ok"] is False and found["damaged_chunks"][release.digest] >= 1
     agent.cli_json("import", str(release.bundle))
     wait_until(lambda: agent.cli("verify").returncode == 0, "repaired by the bundle")
+
+
+def test_verify_finds_a_damaged_factory_snapshot(new_agent: NewAgent, releases: Releases) -> None:
+    agent = new_agent().start_and_wait()
+    release = releases.all["0.9.0"]
+    assert flip_stored_chunks(agent.folder.parent / "d.factory", _chunks(releases, manifest_of(release.bundle)))
+    done = agent.cli("verify", "--json")
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["damaged_chunks"][release.digest] == 1
+    assert "edge-agent factory" in done.stderr
+    assert agent.model("tiny")["serving"], "the loaded bytes go on serving"
 
 
 def _chunks(releases: Releases, manifest: Manifest) -> Any:

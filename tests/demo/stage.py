@@ -108,8 +108,8 @@ class Stage:
                 progress.add_task("under way", total=None)
                 yield seen
             held = True
-        except AssertionError as error:
-            seen.append(str(error)[:600])
+        except (AssertionError, LookupError, OSError) as error:
+            seen.append(f"{type(error).__name__}: {error}"[:600])
         took_s = time.monotonic() - started
         self.steps.append(Step(title, held, "; ".join(seen), took_s))
         mark = "[green]held[/]" if held else "[red]FAILED[/]"
