@@ -209,7 +209,7 @@ class Runtime:
         model, digest = action.model, action.digest
         try:
             verified = await self._library.verified(digest)
-            if not self._library.is_only_in_factory(digest):
+            if not self._library.is_in_factory(digest):
                 await self._library.discard_damage(verified.manifest)
                 missing = await self._library.missing(digest)
                 if missing:
