@@ -167,7 +167,10 @@ class Executor:
             now_s = self._clock().monotonic_s
             for model in self._due(now_s):
                 self._woke_s[model] = now_s
-                await self.post(Woke(model))
+                try:
+                    await self.post(Woke(model))
+                except Unavailable:
+                    break  # a flood from outside: the slot is due again after WAKE_PAUSE_MAX_S
             later = [at_s for at_s in self._deadlines().values() if at_s > now_s]
             self._woken.clear()
             try:

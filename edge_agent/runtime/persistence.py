@@ -45,13 +45,8 @@ class AgentStore:
         if agent is None:
             return 0
         try:
-            self._incarnation = agent.meta("incarnation") or ""
-            if agent.read_only:
-                return int(agent.meta("boot") or 0)
-            if not self._incarnation:
-                self._incarnation = secrets.token_hex(8)
-                agent.set_meta({"incarnation": self._incarnation})
-            return agent.next_boot()
+            self._incarnation = _incarnation_of(agent)
+            return int(agent.meta("boot") or 0) if agent.read_only else agent.next_boot()
         except (HoldfastError, ValueError) as error:
             log.error("boot_not_counted", detail=str(error))
             return int(_or_zero(agent, "boot"))
@@ -74,22 +69,25 @@ class AgentStore:
 
     async def commit(self, state: ModelState, event: Event, told: tuple[Tell, ...], now: Moment) -> None:
         """One transaction. Raises Unavailable (disk_full, read_only) or Corrupt."""
+        await self._thread.call(self._commit, state, event, told, now, priority=Priority.SAFETY)
+
+    def _commit(self, state: ModelState, event: Event, told: tuple[Tell, ...], now: Moment) -> None:
+        agent = self._writable()  # first: a new database begins a new incarnation, which the reports name
         entries = tuple(_journal_entry(event, tell) for tell in told)
         reports = tuple(self._report(tell, now) for tell in told)
-        document = encode_state(state)
-        await self._thread.call(
-            lambda: self._writable().commit_transition(state.model, document, entries, reports, now.unix_ms),
-            priority=Priority.SAFETY,
-        )
+        agent.commit_transition(state.model, encode_state(state), entries, reports, now.unix_ms)
 
     def _writable(self) -> AgentDb:
         """The database, opened anew if it could not be written so far. Raises Unavailable or Corrupt."""
         if self._agent is None or self._agent.read_only:
             fresh = AgentDb(self._path)
+            self._incarnation = ""
             log.info("agent_db_writable_again")
             if self._agent is not None:
                 self._agent.close()
             self._agent = fresh
+        if not self._incarnation:
+            self._incarnation = _incarnation_of(self._agent)
         return self._agent
 
     async def journal(self, model: str | None, newest: int) -> tuple[JournalEntry, ...]:
@@ -143,6 +141,15 @@ def _journal_entry(event: Event, tell: Tell) -> dict[str, Any]:
         "event": type(event).__name__,
         "cause": cause,
     }
+
+
+def _incarnation_of(agent: AgentDb) -> str:
+    """The name of this database's numbering; a new one is given, if that can be written."""
+    found = agent.meta("incarnation") or ""
+    if not found and not agent.read_only:
+        found = secrets.token_hex(8)
+        agent.set_meta({"incarnation": found})
+    return found
 
 
 def _or_zero(agent: AgentDb, key: str) -> int:
