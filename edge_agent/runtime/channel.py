@@ -149,7 +149,8 @@ class Channel:
         if "event" in header:
             self._on_event(header)
             return
-        future = self._waiting.get(header.get("reply", -1))
+        number = header.get("reply")
+        future = self._waiting.get(number) if isinstance(number, int) else None
         if future is not None and not future.done():
             future.set_result((header, payload))
 

@@ -10,9 +10,9 @@ import os
 import sys
 import types
 
-# One thread in the fork server: numeric libraries read these when they are imported, below.
+# One thread in the fork server, whatever the environment says: numeric libraries read these when they are imported.
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"):
-    os.environ.setdefault(_name, "1")
+    os.environ[_name] = "1"
 os.environ.setdefault("GLOG_minloglevel", "2")
 
 if "edge_agent" not in sys.modules and not __package__:

@@ -39,12 +39,11 @@ def load_model(engine: Engine, request: Dict[str, Any], fds: Sequence[int]) -> T
     try:
         files, inputs, outputs = _parse(request, fds)
         by_name = {str(entry["name"]): fd for entry, fd in zip(request["files"], fds)}
-        tolerance = request["tolerance"]
-        rtol, atol = float(tolerance["rtol"]), float(tolerance["atol"])
+        rtol, atol = (_tolerance(request["tolerance"][name]) for name in ("rtol", "atol"))
         golden = judge.read_golden(by_name, request["golden"], inputs, outputs)
     except judge.GoldenMalformed as error:
         raise LoadOutcome("malformed", str(error)) from error
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise LoadOutcome("malformed", "load request: %s %s" % (type(error).__name__, error)) from error
     loaded = Loaded(str(request.get("digest")), inputs, outputs, golden, rtol, atol)
     started = time.monotonic()
@@ -104,6 +103,13 @@ def _specs(entries: Sequence[Dict[str, Any]]) -> Tuple[TensorSpec, ...]:
         if spec.dtype not in wire.DTYPES:
             raise ValueError("dtype %r" % spec.dtype)
     return specs
+
+
+def _tolerance(value: Any) -> float:
+    number = float(value)
+    if not 0 <= number < float("inf"):  # an infinite one would accept any answer
+        raise ValueError("tolerance %r" % value)
+    return number
 
 
 def compute(

@@ -33,6 +33,7 @@ class Connection:
         self.fds: List[int] = []
         self.arena: Optional[mmap.mmap] = None
         self.slots: List[memoryview] = []
+        self.slots_bytes = 0
 
     def take_fds(self) -> List[int]:
         """Descriptors received so far; the caller owns them."""
@@ -99,8 +100,8 @@ class ControlServer:
         try:
             data, fds = wire.receive(connection.sock)
             connection.fds += fds
-            if not data:
-                raise wire.WireError("closed")
+            if not data or len(connection.fds) > wire.FDS_MAX:
+                raise wire.WireError("closed, or descriptors without end")
             if connection.role == "data":
                 for frame in connection.data.feed(data):
                     self.on_data(connection, frame)
@@ -112,12 +113,14 @@ class ControlServer:
 
     def _on_frame(self, connection: Connection, header: Dict[str, Any]) -> None:
         op = header.get("op")
+        if not isinstance(op, str) or not isinstance(header.get("id"), int):
+            raise wire.WireError("a request has a name and a number")
         if op == "hello":
             self._hello(connection, header)
         elif connection is not self.controller:
             self.refuse(connection, header, "not_controller", "say hello as control first")
         else:
-            self.on_op(connection, str(op), header)
+            self.on_op(connection, op, header)
 
     def _hello(self, connection: Connection, header: Dict[str, Any]) -> None:
         if header.get("role") == "data":
@@ -216,9 +219,9 @@ class WorkerServer(ControlServer):
                 raise ValueError("one descriptor, slots and slot_bytes are wanted")
             if not (0 < slots <= SLOTS_MAX and 0 < slot_bytes <= SLOT_BYTES_MAX):
                 raise ValueError("%d slots of %d bytes" % (slots, slot_bytes))
-            if os.fstat(fds[0]).st_size < slots * slot_bytes:
+            if os.fstat(fds[0]).st_size < slots * slot_bytes + wire.BEGUN_BYTES:
                 raise ValueError("the arena is smaller than its slots")
-            arena = mmap.mmap(fds[0], slots * slot_bytes)
+            arena = mmap.mmap(fds[0], slots * slot_bytes + wire.BEGUN_BYTES)
         except (ValueError, OSError) as error:
             self.refuse(connection, header, "malformed", str(error))
             return
@@ -227,6 +230,7 @@ class WorkerServer(ControlServer):
                 os.close(fd)
         whole = memoryview(arena)
         connection.arena = arena
+        connection.slots_bytes = slots * slot_bytes
         connection.slots = [whole[n * slot_bytes : (n + 1) * slot_bytes] for n in range(slots)] + [whole]
         connection.role = "data"
         self.answer(connection, header, self.describe())
@@ -236,6 +240,7 @@ class WorkerServer(ControlServer):
         request = wire.decode_request(frame)
         if request.slot >= len(connection.slots) - 1:
             raise wire.WireError("slot %d" % request.slot)
+        wire.write_begun(connection.arena, connection.slots_bytes, request.request_id)
         reply, finite = compute(self._engine, self._loaded, request, connection.slots[request.slot])
         self._requests += 1
         self._non_finite += 0 if finite else 1

@@ -100,7 +100,10 @@ class ZygoteServer(ControlServer):
             return
 
     def _spawn(self, connection: Connection, header: Dict[str, Any]) -> None:
-        worker_id, path = str(header.get("worker_id")), str(header.get("socket"))
+        fault = _spawn_fault(header)
+        if fault:
+            self.refuse(connection, header, "malformed", fault)
+            return
         if self._engine is None:
             self.refuse(connection, header, "engine_missing", self._detail)
             return
@@ -108,15 +111,14 @@ class ZygoteServer(ControlServer):
         if threads != 1:
             self.refuse(connection, header, "threads", "%d threads run here: a fork would not be safe" % threads)
             return
-        orphan_timeout_s = float(header.get("orphan_timeout_s", 60.0))
-        address_space_bytes = header.get("address_space_bytes")
+        worker_id = header["worker_id"]
         try:
             pid = os.fork()
         except OSError as error:
             self.refuse(connection, header, "memory", "cannot fork: %s" % error)
             return
         if pid == 0:
-            _become_worker(self, path, orphan_timeout_s, worker_id, address_space_bytes)
+            _become_worker(self, header)
         self._children[pid] = worker_id
         self.answer(connection, header, {"pid": pid})
 
@@ -131,26 +133,31 @@ class ZygoteServer(ControlServer):
         return engine
 
 
-def _become_worker(
-    zygote: ZygoteServer,
-    path: str,
-    orphan_timeout_s: float,
-    worker_id: str,
-    address_space_bytes: Optional[int],
-) -> None:
+def _spawn_fault(header: Dict[str, Any]) -> Optional[str]:
+    """What is wrong with a spawn request, or None. address_space_bytes may be None: no bound."""
+    for name, kinds in (("worker_id", str), ("socket", str), ("orphan_timeout_s", (int, float))):
+        if not isinstance(header.get(name), kinds) or not header[name]:
+            return "spawn: %s is %r" % (name, header.get(name))
+    bound = header.get("address_space_bytes")
+    if bound is not None and not (isinstance(bound, int) and 0 < bound < 1 << 62):
+        return "spawn: address_space_bytes is %r" % (bound,)
+    return None
+
+
+def _become_worker(zygote: ZygoteServer, header: Dict[str, Any]) -> None:
     """Never returns: the forked process serves, then ends without running the fork server's exit handlers."""
-    code = 70
+    code, worker_id = 70, header["worker_id"]
     try:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         os.setsid()
         engine = zygote.close_for_child()
         ctypes.CDLL(None).prctl(PR_SET_NAME, b"holdfast-worker", 0, 0, 0)
-        if address_space_bytes:
-            limit = _address_space_bytes() + int(address_space_bytes)
+        if header.get("address_space_bytes"):
+            limit = _address_space_bytes() + header["address_space_bytes"]
             resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        WorkerServer(path, orphan_timeout_s, worker_id, engine).run()
+        WorkerServer(header["socket"], header["orphan_timeout_s"], worker_id, engine).run()
         code = 0
     except BaseException as error:  # the last thing that this process can say
         os.write(2, ("holdfast-worker %s ended: %r\n" % (worker_id, error)).encode())

@@ -44,7 +44,7 @@ class Engine:
         outputs: Sequence[TensorSpec],
         options: Dict[str, Any],
     ) -> None:
-        """Load from the descriptors (options: threads, onednn). Raises LoadRefused; may end the process."""
+        """Load from these (options: threads, onednn). Raises LoadRefused, MemoryError; may end the process."""
         raise LoadRefused("this engine loads nothing")
 
     def run(self, arrays: List[np.ndarray]) -> List[np.ndarray]:

@@ -1,12 +1,12 @@
 """A tiny deterministic engine on numpy with a model format of its own, so that fault campaigns are fast.
 
 Format "holdfast-numpy": the program is JSON {"format": 1, "layers": [...]}, the parameters are the layers' weights as
-little-endian float32 in order. Layers: {"op": "dense", "inputs": n, "outputs": m} (n*m weights, then m biases), {"op": "relu"},
-{"op": "softmax"}. The first input is flattened per row; one float32 output of shape (rows, m).
+little-endian float32 in order. Layers: {"op": "dense", "inputs": n, "outputs": m} (n*m weights, then m biases),
+{"op": "relu"}, {"op": "softmax"}. The first input is flattened per row; one float32 output of shape (rows, m).
 
 Test models may misbehave on purpose, and always in the same way: {"op": "fault", "when": "load" | "run" | "poison",
-"kind": "hang" | "abort" | "segfault" | "exit" | "nan" | "garbage" | "slow" | "grow" | "raise", "amount": x}. "poison" acts only
-on a request whose first number is `amount`.
+"kind": "hang" | "abort" | "segfault" | "exit" | "nan" | "garbage" | "slow" | "grow" | "raise", "amount": x}. "poison"
+acts only on a request whose first number is `amount`.
 """
 
 from __future__ import annotations

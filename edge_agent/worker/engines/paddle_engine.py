@@ -38,7 +38,7 @@ class PaddleEngine(Engine):
         outputs: Sequence[TensorSpec],
         options: Dict[str, Any],
     ) -> None:
-        """Raises LoadRefused with paddle's first line; damaged files may end the process instead."""
+        """Raises LoadRefused with paddle's own line, or MemoryError; damaged files may end the process instead."""
         if files.format not in ("legacy", "pir") or files.parameters_fd < 0:
             raise LoadRefused("paddle loads formats legacy and pir, with parameters, not %r" % files.format)
         try:
@@ -48,6 +48,8 @@ class PaddleEngine(Engine):
                 predictor = inference.create_predictor(config)
             self._device = "gpu:%d" % config.gpu_device_id() if config.use_gpu() else "cpu"
             names_in, names_out = predictor.get_input_names(), predictor.get_output_names()
+        except MemoryError:  # std::bad_alloc: a damaged length ran into the bound on this process
+            raise
         except Exception as error:  # paddle raises its own types and plain RuntimeError alike
             raise LoadRefused("paddle refused the model: %s" % _first_line(error)) from error
         if (len(names_in), len(names_out)) != (len(inputs), len(outputs)):
@@ -94,5 +96,6 @@ def _configure(config: Any, program_format: str, options: Dict[str, Any]) -> Non
 
 def _first_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    useful = [line for line in lines if "Error" in line] or lines
+    lines = [line for line in lines if not line.startswith(("[operator", "[Hint", "----"))]
+    useful = [line for line in lines if "Error:" in line or line.startswith("(")] or lines
     return (useful[-1] if useful else type(error).__name__)[:300]

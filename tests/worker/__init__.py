@@ -1,0 +1,1 @@
+"""Workers as real processes, driven the way the runtime and a front drive them."""
