@@ -217,7 +217,7 @@ class Dispatcher:
     def _on_lost(self, link: WorkerLink) -> None:
         found = self._links.pop(link.worker_id, None)
         if found is not None:
-            self._apply(found[0], self._schedulers[found[0]].lost(link.worker_id, time.monotonic()))
+            self._apply(found[0], self._schedulers[found[0]].lost(link.worker_id, time.monotonic(), link.has_begun()))
 
 
 def _respond(model: str, route: ModelRoute, request: InferRequest, answer: Answer) -> tuple[bytes, int | None]:

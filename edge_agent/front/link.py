@@ -60,9 +60,11 @@ class WorkerLink(asyncio.Protocol):
         self._number = 0
         self._transport: asyncio.Transport | None = None
         self._fd = os.memfd_create(f"front-{worker_id}", os.MFD_CLOEXEC)
-        os.ftruncate(self._fd, IN_FLIGHT_MAX * slot_bytes)
-        self._arena = mmap.mmap(self._fd, IN_FLIGHT_MAX * slot_bytes)
+        arena_bytes = IN_FLIGHT_MAX * slot_bytes + wire.BEGUN_BYTES
+        os.ftruncate(self._fd, arena_bytes)
+        self._arena = mmap.mmap(self._fd, arena_bytes)
         self._view = memoryview(self._arena)
+        self._broke = False
         self._closed = False
 
     async def open(self, path: str) -> None:
@@ -108,6 +110,13 @@ class WorkerLink(asyncio.Protocol):
         if self._transport is not None:
             self._transport.write(wire.encode_request(wire.DataRequest(self._number, slot, tuple(tensors))))
 
+    def has_begun(self) -> bool:
+        """Whether the worker has begun with the oldest request that it has not answered, or has answered it with
+        nonsense (`on_lost` may ask).
+        """
+        oldest = next(iter(self._jobs), 0)
+        return self._broke or wire.read_begun(self._arena, IN_FLIGHT_MAX * self._slot_bytes) == oldest
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """asyncio's word for: connected."""
         self._transport = cast(asyncio.Transport, transport)  # uvloop's transports are no subclass
@@ -119,6 +128,7 @@ class WorkerLink(asyncio.Protocol):
                 self._take(wire.decode_reply(frame))
         except wire.WireError as error:
             log.warning("worker_left", worker=self.worker_id, detail=str(error))
+            self._broke = True
             self.close()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -1,9 +1,10 @@
 """Which request goes to which worker, pure: facts and the time in, commands out. Sockets and memory are `link`'s.
 
 One scheduler per model. The first worker of the route computes, with one request waiting at it so that it never idles;
-the others stand by. A worker that dies takes no answer with it: the request that it was computing is replayed once,
-alone, to the same snapshot (or to what has taken its place), and a second death with the same request is the request's
-fault. Who does not answer in time is hung: the others take over, and the runtime is told.
+the others stand by. A worker that dies takes no answer with it: what it had not begun goes to another one, the request
+that it was computing is replayed once, alone, to the same snapshot (or to what has taken its place), and a second
+death with the same request is the request's fault. Who does not answer in time is hung: the others take over, and the
+runtime is told.
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ from edge_agent.front.errors import ComputeFailed, DeadlinePassed, NotServing, O
 from edge_agent.front.routes import ModelRoute
 
 IN_FLIGHT_MAX = 2  # one is computed, one waits in the worker's socket
+RETURNS_MAX = 3  # of a request whose workers died before they began with it; beyond that they only pretend
 
 
 @dataclass(eq=False, slots=True)
 class Job:
     """One request on its way. Times in monotonic seconds; `route` is the one it was checked against.
 
+    replays: after a death while it was computed. returns: after a death before that.
     over: it is answered already, or nobody waits for the answer any more; a worker may still be computing it.
     """
 
@@ -31,6 +34,7 @@ class Job:
     deadline_s: float
     hold_until_s: float
     replays: int = 0
+    returns: int = 0
     alone: bool = False
     over: bool = False
 
@@ -79,7 +83,7 @@ class Released:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """A worker died; `suspect` is the job that it was computing. poison: it was that job's second death."""
+    """A worker died; `suspect` is the job that it was computing, if any. poison: it was that job's second death."""
 
     worker_id: str
     suspect: Job | None
@@ -139,13 +143,17 @@ class ModelScheduler:
         self._put_in_order()
         return self._release_empty() + self._dispatch(now_s)
 
-    def lost(self, worker_id: str, now_s: float) -> list[Command]:
-        """A worker is gone, with whatever it had."""
+    def lost(self, worker_id: str, now_s: float, begun: bool) -> list[Command]:
+        """A worker is gone, with whatever it had. begun: it had begun with the first of them."""
         seat = self._seats.pop(worker_id, None)
         if seat is None:
             return []
         suspect = seat.jobs[0] if seat.jobs else None
-        for job in reversed(seat.jobs[1:]):
+        if suspect is not None and not begun and suspect.returns < RETURNS_MAX:
+            suspect.returns += 1
+            suspect = None
+        innocent = seat.jobs if suspect is None else seat.jobs[1:]
+        for job in reversed(innocent):
             if not job.over:
                 self._queue.appendleft(job)
         commands: list[Command] = []

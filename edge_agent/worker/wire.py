@@ -17,6 +17,10 @@ HEADER_BYTES_MAX = 1 << 20  # the largest header is a load request: file names a
 PAYLOAD_BYTES_MAX = 2 << 20  # one chunk of a snapshot is 1 MiB
 FDS_MAX = 128  # two engine files and two files per golden tensor, at most 64 tensors a side
 DATA_FRAME_BYTES_MAX = 64 << 10  # 128 tensor descriptors of rank 8 take 12 KiB
+# Behind the slots of an arena: the number of the request that the worker computes, or computed last. Written before it
+# touches an input, so that whoever finds the worker dead knows whether that request can have had a part in it.
+BEGUN_BYTES = 64
+_BEGUN = struct.Struct("<Q")
 TENSORS_MAX = 64
 RANK_MAX = 8
 
@@ -148,6 +152,17 @@ def receive(sock: socket.socket, nbytes: int = 1 << 18) -> Tuple[bytes, List[int
 
 
 # ---- the data plane
+
+
+def write_begun(arena: Any, slots_bytes: int, request_id: int) -> None:
+    """The worker's mark that it begins with this request. arena: the whole shared memory, slots_bytes: of all slots."""
+    _BEGUN.pack_into(arena, slots_bytes, request_id)
+
+
+def read_begun(arena: Any, slots_bytes: int) -> int:
+    """The number of the request that was begun last, 0 for none."""
+    begun: int = _BEGUN.unpack_from(arena, slots_bytes)[0]
+    return begun
 
 
 def encode_request(request: DataRequest) -> bytes:

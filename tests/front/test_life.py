@@ -61,6 +61,24 @@ def test_a_poison_request_fails_alone_and_the_model_keeps_its_name(new_agent: Ne
     assert metric(agent.port(), "holdfast_replays_total", model="tiny") == 1
 
 
+def test_every_worker_killed_at_once_costs_no_request_that_none_had_begun(
+    new_agent: NewAgent, releases: Releases
+) -> None:
+    agent = new_agent().start_and_wait()
+    wait_until(lambda: len(agent.workers()) == 2, "a spare")
+    pids = [worker["pid"] for worker in agent.workers()]
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(infer, agent.port())
+        wait_until(lambda: metric(agent.port(), "holdfast_in_flight", model="tiny") == 1, "delivered to a worker")
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        assert waiting.result().status == 200
+    assert metric(agent.port(), "holdfast_replays_total", model="tiny") == 0
+    assert agent.model("tiny")["fallbacks"] == 0
+
+
 def test_a_request_that_hangs_is_given_up_while_the_spare_answers_the_others(
     new_agent: NewAgent, releases: Releases
 ) -> None:

@@ -8,7 +8,7 @@ from itertools import count
 
 from edge_agent.front.errors import DeadlinePassed, NotServing, Overloaded
 from edge_agent.front.routes import ModelRoute, TensorSpec, WorkerAddress
-from edge_agent.front.scheduler import Command, Fail, Hung, Job, Lost, ModelScheduler, Released, Send
+from edge_agent.front.scheduler import RETURNS_MAX, Command, Fail, Hung, Job, Lost, ModelScheduler, Released, Send
 
 QUEUE_MAX, HUNG_AFTER_S, HOLD_S, DEADLINE_S = 4, 30.0, 2.0, 30.0
 NAMES = count()
@@ -111,7 +111,7 @@ def test_a_request_that_waits_behind_others_is_not_ended_by_the_hold_but_by_its_
 def test_a_dead_workers_request_is_replayed_alone_on_the_spare_before_what_waits() -> None:
     scheduler = serving("A", "first", "spare")
     computing, behind, waiting = (submit(scheduler)[0] for _ in range(3))
-    commands = scheduler.lost("first", 1.0)
+    commands = scheduler.lost("first", 1.0, begun=True)
     assert sent(commands) == [("spare", computing)], "nothing else goes there before the answer"
     assert commands[0] == Lost("first", computing, poison=False, replayed=True)
     assert sent(scheduler.answered("spare", computing, 1.0)) == [("spare", behind), ("spare", waiting)]
@@ -120,12 +120,12 @@ def test_a_dead_workers_request_is_replayed_alone_on_the_spare_before_what_waits
 def test_a_replay_waits_until_a_worker_is_empty() -> None:
     scheduler = serving("A", "first", "spare")
     alone, second = (submit(scheduler)[0] for _ in range(2))
-    scheduler.lost("first", 1.0)
+    scheduler.lost("first", 1.0, begun=True)
     assert sent(scheduler.answered("spare", alone, 1.0)) == [("spare", second)]
     scheduler.set_route(route("A", "spare", "third"), 2.0)
     waiting, _ = submit(scheduler, 2.0)
     assert sent(scheduler.connected("third", "A", 2.0)) == []
-    commands = scheduler.lost("spare", 3.0)
+    commands = scheduler.lost("spare", 3.0, begun=True)
     assert sent(commands) == [("third", second)]
     assert sent(scheduler.answered("third", second, 3.0)) == [("third", waiting)]
 
@@ -133,8 +133,8 @@ def test_a_replay_waits_until_a_worker_is_empty() -> None:
 def test_the_second_death_is_the_requests_fault_and_says_so() -> None:
     scheduler = serving("A", "first", "spare")
     job, _ = submit(scheduler)
-    scheduler.lost("first", 1.0)
-    fail, lost = scheduler.lost("spare", 2.0)
+    scheduler.lost("first", 1.0, begun=True)
+    fail, lost = scheduler.lost("spare", 2.0, begun=True)
     assert isinstance(fail, Fail)
     assert (fail.job, fail.error.status) == (job, 500)
     assert "ended two workers" in fail.error.text
@@ -144,24 +144,46 @@ def test_the_second_death_is_the_requests_fault_and_says_so() -> None:
 def test_who_only_stood_behind_a_poison_request_is_not_suspected() -> None:
     scheduler = serving("A", "first", "spare")
     _, innocent = submit(scheduler)[0], submit(scheduler)[0]
-    scheduler.lost("first", 1.0)
-    scheduler.lost("spare", 2.0)
+    scheduler.lost("first", 1.0, begun=True)
+    scheduler.lost("spare", 2.0, begun=True)
     scheduler.set_route(route("A", "third"), 3.0)
     assert sent(scheduler.connected("third", "A", 3.0)) == [("third", innocent)]
     assert (innocent.replays, innocent.alone) == (0, False)
 
 
+def test_a_request_that_no_worker_had_begun_is_not_suspected_and_keeps_its_place() -> None:
+    scheduler = serving("A", "first", "spare")
+    delivered, behind, waiting = (submit(scheduler)[0] for _ in range(3))
+    commands = scheduler.lost("first", 1.0, begun=False)
+    assert commands[0] == Lost("first", None, poison=False, replayed=False)
+    assert sent(commands) == [("spare", delivered), ("spare", behind)]
+    assert (delivered.replays, delivered.alone) == (0, False)
+    assert scheduler.waiting == 1 and not waiting.over
+
+
+def test_workers_that_die_before_they_begin_are_believed_a_bounded_number_of_times() -> None:
+    workers = [f"w{number}" for number in range(RETURNS_MAX + 2)]
+    scheduler = serving("A", *workers)
+    job, _ = submit(scheduler)
+    for worker in workers[:RETURNS_MAX]:
+        scheduler.lost(worker, 1.0, begun=False)
+    assert job.replays == 0
+    scheduler.lost(workers[-2], 1.0, begun=False)
+    assert (job.replays, job.alone) == (1, True), "now it counts as a death while it was computed"
+    assert [fail.job for fail in scheduler.lost(workers[-1], 1.0, begun=False) if isinstance(fail, Fail)] == [job]
+
+
 def test_an_idle_workers_death_names_no_suspect() -> None:
     scheduler = serving("A", "first", "spare")
-    assert scheduler.lost("spare", 1.0) == [Lost("spare", None, poison=False, replayed=False)]
-    assert scheduler.lost("spare", 1.0) == [], "told once"
+    assert scheduler.lost("spare", 1.0, begun=True) == [Lost("spare", None, poison=False, replayed=False)]
+    assert scheduler.lost("spare", 1.0, begun=True) == [], "told once"
 
 
 def test_a_replay_stays_with_its_snapshot_while_that_one_is_routed() -> None:
     scheduler = serving("A", "first")
     scheduler.connected("next", "B", 0.0)
     job, _ = submit(scheduler)
-    assert sent(scheduler.lost("first", 1.0)) == [], "B is connected, and not routed"
+    assert sent(scheduler.lost("first", 1.0, begun=True)) == [], "B is connected, and not routed"
     commands = scheduler.set_route(route("A", "again"), 1.0) + scheduler.connected("again", "A", 1.0)
     assert sent(commands) == [("again", job)]
 
@@ -170,7 +192,7 @@ def test_after_a_fallback_the_replay_goes_to_what_has_taken_the_place() -> None:
     scheduler = serving("A", "first")
     scheduler.connected("older", "B", 0.0)
     job, _ = submit(scheduler)
-    scheduler.lost("first", 1.0)
+    scheduler.lost("first", 1.0, begun=True)
     assert sent(scheduler.set_route(route("B", "older"), 1.0)) == [("older", job)]
 
 
@@ -209,7 +231,7 @@ def test_a_hung_worker_is_told_once_its_clients_are_answered_and_the_spare_takes
     new, commands = submit(scheduler, HUNG_AFTER_S)
     assert sent(commands) == [("spare", new)]
     assert scheduler.tick(HUNG_AFTER_S + 1) == []
-    assert sent(scheduler.lost("first", HUNG_AFTER_S + 2)) == [], "nobody waits for those answers any more"
+    assert sent(scheduler.lost("first", HUNG_AFTER_S + 2, begun=True)) == [], "nobody waits for those answers any more"
 
 
 def test_a_lone_hung_worker_is_not_ready_until_it_answers() -> None:
@@ -239,19 +261,19 @@ def test_a_request_whose_client_left_is_not_sent_and_not_sent_again() -> None:
     for job in (computing, behind, waiting):
         scheduler.cancel(job, 1.0)
     assert (scheduler.in_flight, scheduler.waiting) == (2, 0)
-    assert scheduler.lost("first", 2.0) == [Lost("first", computing, poison=False, replayed=False)]
+    assert scheduler.lost("first", 2.0, begun=True) == [Lost("first", computing, poison=False, replayed=False)]
 
 
 def test_a_replay_whose_client_left_makes_way_for_the_next() -> None:
     scheduler = serving("A", "first")
     computing, behind = (submit(scheduler)[0] for _ in range(2))
-    scheduler.lost("first", 1.0)
+    scheduler.lost("first", 1.0, begun=True)
     scheduler.set_route(route("A", "old", "second"), 1.0)
     scheduler.connected("second", "A", 1.0)
     assert scheduler.waiting == 1
     scheduler.answered("second", computing, 1.0)
     assert scheduler.in_flight == 1
-    scheduler.lost("second", 2.0)
+    scheduler.lost("second", 2.0, begun=True)
     third, commands = submit(scheduler, 2.0)
     assert sent(commands) == [], "one of them has to be alone"
     assert sent(scheduler.cancel(behind, 2.0) + scheduler.set_route(route("A", "new"), 2.0)) == []

@@ -9,7 +9,18 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from edge_agent.front.routes import ModelRoute, WorkerAddress
-from edge_agent.front.scheduler import IN_FLIGHT_MAX, Command, Fail, Hung, Job, Lost, ModelScheduler, Released, Send
+from edge_agent.front.scheduler import (
+    IN_FLIGHT_MAX,
+    RETURNS_MAX,
+    Command,
+    Fail,
+    Hung,
+    Job,
+    Lost,
+    ModelScheduler,
+    Released,
+    Send,
+)
 
 QUEUE_MAX, HUNG_AFTER_S, HOLD_S, DEADLINE_S = 5, 3.0, 1.0, 4.0
 WORKERS = [f"{digest}{number}" for digest in "AB" for number in range(3)]  # the first letter is the snapshot
@@ -92,12 +103,13 @@ class Walk(RuleBasedStateMachine):
         worker = data.draw(st.sampled_from(sorted(self.connected)))
         jobs = self.connected.pop(worker)
         self.hung.discard(worker)
-        suspect = jobs[0] if jobs else None
+        begun = data.draw(st.booleans()) or any(job.returns == RETURNS_MAX for job in jobs[:1])
+        suspect = jobs[0] if jobs and begun else None
         deaths = 0
         if suspect is not None:
             deaths = self.killed[id(suspect)] = self.killed.get(id(suspect), 0) + 1
         waited_for = suspect is not None and id(suspect) in self.open
-        commands = self.scheduler.lost(worker, self.now_s)
+        commands = self.scheduler.lost(worker, self.now_s, begun=begun)
         lost = Lost(worker, suspect, poison=deaths == 2, replayed=waited_for and deaths == 1)
         assert [command for command in commands if isinstance(command, Lost)] == [lost]
         self.obey(commands)
