@@ -36,7 +36,7 @@ class Plan:
     seconds: float
 
 
-FULL = Plan(lives=3, kills=8, rounds=7, seconds=1.0)
+FULL = Plan(lives=3, kills=8, rounds=9, seconds=1.0)
 QUICK = Plan(lives=1, kills=2, rounds=1, seconds=0.5)
 
 

@@ -26,13 +26,16 @@ DIGEST_CHARACTERS = 64
 
 @dataclass
 class Job:
-    """seconds: how long, 0 = until the standard input ends. trace: keep the time of each answer and digest changes."""
+    """seconds: how long, 0 = until the standard input is readable.
+
+    trace_file: where the moment of each answer goes, then what each took, as float64; "" = not kept.
+    """
 
     port: int
     request_file: str
     concurrency: int
     seconds: float = 0.0
-    trace: bool = False
+    trace_file: str = ""
 
 
 @dataclass
@@ -144,7 +147,7 @@ def content_length(head: bytes) -> int:
 async def generate(job: Job) -> dict[str, Any]:
     """Load the server as the job says; the counts."""
     loop = asyncio.get_running_loop()
-    request, tally = Path(job.request_file).read_bytes(), Tally(job.trace)
+    request, tally = Path(job.request_file).read_bytes(), Tally(bool(job.trace_file))
     connections = [Connection(request, tally, job) for _ in range(job.concurrency)]
     for connection in connections:
         await loop.create_connection(functools.partial(itself, connection), "127.0.0.1", job.port)
@@ -163,11 +166,11 @@ async def generate(job: Job) -> dict[str, Any]:
     ended_s, busy_s = time.monotonic(), time.process_time() - busy_s
     for connection in connections:
         connection.stop()
-    return summary(tally, started_s, ended_s, busy_s)
+    return summary(tally, job.trace_file, started_s, ended_s, busy_s)
 
 
-def summary(tally: Tally, started_s: float, ended_s: float, busy_s: float) -> dict[str, Any]:
-    """Counts, percentiles, and with trace everything that was kept."""
+def summary(tally: Tally, trace_file: str, started_s: float, ended_s: float, busy_s: float) -> dict[str, Any]:
+    """Counts, percentiles, and where a trace is wanted the changes of digest; its moments go to the file."""
     ordered = sorted(tally.took_s)
     document: dict[str, Any] = {
         "answers": len(ordered),
@@ -178,8 +181,11 @@ def summary(tally: Tally, started_s: float, ended_s: float, busy_s: float) -> di
         "failures": tally.failures[:5],
         "busy_ratio": busy_s / (ended_s - started_s),
     }
-    if tally.trace:
-        document |= {"done_s": list(tally.done_s), "took_s": list(tally.took_s), "digests": tally.digests}
+    if trace_file:
+        document["digests"] = tally.digests
+        with Path(trace_file).open("wb") as stream:
+            tally.done_s.tofile(stream)
+            tally.took_s.tofile(stream)
     return document
 
 
