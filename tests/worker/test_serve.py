@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -259,8 +260,9 @@ def test_descriptors_without_end_are_not_kept(numpy_stand: Stand) -> None:
     before = len(os.listdir(f"/proc/{worker.process.pid}/fd"))
     try:
         with raw_line(worker) as sock, pytest.raises((BrokenPipeError, ConnectionResetError)):
+            sock.sendall(struct.pack("!II", 100_000, 0))  # a header that never ends
             for _ in range(1000):
-                socket.send_fds(sock, [b"\0"], [fd] * 100)  # four bytes make the length of an empty header
+                socket.send_fds(sock, [b" "], [fd] * 100)
     finally:
         os.close(fd)
     wait_until(lambda: len(os.listdir(f"/proc/{worker.process.pid}/fd")) <= before, "they are given back")

@@ -116,6 +116,14 @@ def test_a_frame_that_announces_too_much_is_refused_before_it_is_read() -> None:
         list(wire.DataDecoder().feed(struct.pack("!I", wire.DATA_FRAME_BYTES_MAX + 1)))
 
 
+def test_more_tensors_than_a_model_may_have_are_refused() -> None:
+    tensor = wire.Tensor(0, "FP32", (1,), 0, 4)
+    (frame,) = wire.DataDecoder().feed(wire.encode_request(wire.DataRequest(1, 0, (tensor,) * (wire.TENSORS_MAX + 1))))
+    for decode in (wire.decode_request, wire.decode_reply):
+        with pytest.raises(wire.WireError, match="65 tensors"):
+            decode(frame)
+
+
 def test_what_the_other_side_would_refuse_is_not_sent() -> None:
     with pytest.raises(wire.WireError):
         wire.encode_frame({"x": "y" * wire.HEADER_BYTES_MAX})
