@@ -152,6 +152,16 @@ class Stand:
                 await self._told.wait()
         return self.exits[worker_id]
 
+    def own(self, pid: int) -> ProcessHandle:
+        """Watch this process, and end it with everything else."""
+
+        async def watch() -> ProcessHandle:
+            return ProcessHandle(pid, lambda: None)
+
+        process = self.run(watch())
+        self._processes.append(process)
+        return process
+
     def zygote_of_earlier_runtime(self) -> tuple[ProcessHandle, Channel]:
         """A fork server that we leave as a dying runtime does: nothing happens when its line is closed."""
         path, seconds = self.run_dir / f"zygote-{self.engine}.sock", self._config.limits.orphan_s

@@ -31,12 +31,11 @@ def ask(stand: Stand, zygote: Zygote, op: str, **fields: Any) -> dict[str, Any]:
     return stand.run(zygote.channel.request(op, timeout_s=WAIT_S, **fields))[0]
 
 
-async def spawn(channel: Channel, path: Path) -> ProcessHandle:
-    """A worker "w" that listens at `path`."""
-    answer, _ = await channel.request(
-        "spawn", timeout_s=WAIT_S, **{**SPAWN, "socket": str(path), "orphan_timeout_s": 0.3}
-    )
-    return ProcessHandle(answer["pid"], lambda: None)
+def spawn(stand: Stand, channel: Channel) -> ProcessHandle:
+    """A worker "w" of a fork server that no stand knows."""
+    fields = {**SPAWN, "socket": str(stand.run_dir / "w.sock"), "orphan_timeout_s": 0.3}
+    answer, _ = stand.run(channel.request("spawn", timeout_s=WAIT_S, **fields))
+    return stand.own(answer["pid"])
 
 
 SPAWN = {"worker_id": "w", "socket": "w.sock", "orphan_timeout_s": 5.0, "address_space_bytes": 1 << 30}
@@ -163,7 +162,7 @@ def test_workers_go_on_when_their_fork_server_dies_and_another_one_is_started(nu
 def test_the_next_runtime_is_told_how_workers_ended_meanwhile(good: Path) -> None:
     with Stand("numpy", NUMPY.python) as stand:
         process, channel = stand.zygote_of_earlier_runtime()
-        worker = stand.run(spawn(channel, stand.run_dir / "w.sock"))
+        worker = spawn(stand, channel)
         stand.hang_up(channel)
         worker.kill(signal.SIGTERM)
         stand.wait_gone(worker)
@@ -203,7 +202,7 @@ def test_a_fork_server_that_no_longer_fits_the_settings_is_not_taken_back() -> N
 def test_orphans_end_themselves_after_their_time() -> None:
     with Stand("numpy", NUMPY.python, orphan_s=0.3) as stand:
         process, channel = stand.zygote_of_earlier_runtime()
-        worker = stand.run(spawn(channel, stand.run_dir / "w.sock"))
+        worker = spawn(stand, channel)
         stand.hang_up(channel)
         stand.wait_gone(worker)
         stand.wait_gone(process)
@@ -213,6 +212,6 @@ def test_orphans_end_themselves_after_their_time() -> None:
 def test_a_worker_that_no_runtime_ever_asks_for_ends_itself() -> None:
     with Stand("numpy", NUMPY.python, orphan_s=0.3) as stand:
         stand.zygote()
-        pid = stand.run(stand.zygotes.spawn("numpy", "lonely", stand.run_dir / "lonely.sock"))
+        lonely = stand.own(stand.run(stand.zygotes.spawn("numpy", "lonely", stand.run_dir / "lonely.sock")))
         assert stand.run(stand.told("lonely")) == (0, None)
-        assert not Path(f"/proc/{pid}").exists()
+        assert not Path(f"/proc/{lonely.pid}").exists()
