@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import os
-import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-
-import pytest
 
 from edge_agent.contract import limits
 from edge_agent.contract.canonical import sha256_hex
@@ -88,6 +84,15 @@ def read_sealed(models: ModelsDb, snapshot: Content, path: str) -> bytes:
         return sealed.read()
 
 
+def open_memory_files(name: str) -> int:
+    """How many memory files of this name this process holds."""
+    found = 0
+    for entry in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):  # the listing's own is gone by now
+            found += f"memfd:{name}" in os.readlink(entry)
+    return found
+
+
 def flip(database: Path, needle: bytes, *, bit: int = 1) -> None:
     """Another bit in the middle of these bytes, wherever they lie in the file, behind SQLite's back."""
     raw = bytearray(database.read_bytes())
@@ -97,28 +102,3 @@ def flip(database: Path, needle: bytes, *, bit: int = 1) -> None:
         raw[at + len(needle) // 2] ^= bit
         at = raw.find(needle, at + 1)
     database.write_bytes(raw)
-
-
-@contextmanager
-def small_disk(folder: Path, kib: int = 16 * 1024) -> Iterator[Path]:
-    """A file system of its own in memory, with so much room. Skips where none can be mounted."""
-    if os.getuid() != 0:
-        pytest.skip("mounting a small file system needs root")
-    folder.mkdir(exist_ok=True)
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={kib}k", "none", str(folder)], capture_output=True, text=True, check=False
-    )
-    if mounted.returncode != 0:
-        pytest.skip(f"no small file system can be mounted here: {mounted.stderr.strip()}")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
-def fill(disk: Path, *, leave_bytes: int) -> Path:
-    """Use up the disk but for so much; the file to remove when there is to be room again."""
-    filler = disk / "filler"
-    found = os.statvfs(disk)
-    filler.write_bytes(bytes(max(0, found.f_bavail * found.f_frsize - leave_bytes)))
-    return filler

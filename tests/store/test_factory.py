@@ -12,7 +12,8 @@ from edge_agent.contract.errors import HoldfastError, Rejected, Unavailable
 from edge_agent.contract.reasons import Reason
 from edge_agent.store.factory import write_factory
 from edge_agent.store.models_db import ModelsDb
-from tests.store.snapshots import EVIDENCE, NOW_MS, Content, content, read_sealed, small_disk
+from tests.store.disks import small_disk
+from tests.store.snapshots import EVIDENCE, NOW_MS, Content, content, read_sealed
 
 ONE = content()
 

@@ -24,6 +24,7 @@ from tests.store.snapshots import (
     content,
     flip,
     offer,
+    open_memory_files,
     put_all,
     read_sealed,
     take_in,
@@ -77,6 +78,16 @@ def test_a_refused_admission_keeps_the_offer_and_what_has_come(models: ModelsDb)
     refused(Reason.TRUNCATED, models.admit, ONE.digest, ONE.manifest, NOW_MS)
     assert models.offers() == ((ONE.digest, NOW_MS),)
     assert models.missing_chunks(ONE.manifest) == tuple(rest)
+
+
+def test_an_admission_that_fails_in_the_middle_shows_nothing(models: ModelsDb) -> None:
+    offer(models, ONE)
+    put_all(models, ONE)
+    models._db.execute("CREATE TRIGGER t BEFORE DELETE ON offer BEGIN SELECT RAISE(ABORT, 'in the middle'); END")
+    with pytest.raises(Corrupt, match="in the middle"):
+        models.admit(ONE.digest, ONE.manifest, NOW_MS)
+    models = reopened(models)
+    assert (visible(models), len(models.offers())) == (set(), 1)
 
 
 def test_what_was_never_offered_cannot_be_admitted(models: ModelsDb) -> None:
@@ -180,10 +191,9 @@ def test_chunks_that_are_right_but_in_another_order_are_damage(models: ModelsDb)
     files = tuple(turned if entry.path == "weights" else entry for entry in ONE.manifest.files)
     manifest = msgspec.structs.replace(ONE.manifest, files=files)
     take_in(models, ONE)
-    before = set(os.listdir("/proc/self/fd"))
     with pytest.raises(Corrupt, match="weights does not have the hash"):
         models.open_sealed(manifest, "weights")
-    assert set(os.listdir("/proc/self/fd")) == before, "the half-made memory file is given back"
+    assert open_memory_files("tiny@1.0.0/weights") == 0, "the half-made one is given back"
 
 
 def test_a_scrub_goes_through_in_pieces_and_tells_all(models: ModelsDb) -> None:
@@ -213,6 +223,14 @@ def test_a_repair_wants_only_what_is_damaged(models: ModelsDb) -> None:
         models.put_chunk(sha256, ONE.chunks()[sha256])
     models.admit(ONE.digest, ONE.manifest, NOW_MS)
     assert read_sealed(models, ONE, "weights") == ONE.files["weights"]
+
+
+def test_a_right_chunk_takes_the_place_of_a_damaged_one(models: ModelsDb) -> None:
+    """Also when nobody discarded the damaged one first."""
+    take_in(models, ONE)
+    flip(models.path, b"inputs")
+    models.put_chunk(sha256_hex(b"inputs"), b"inputs")
+    assert read_sealed(models, ONE, "golden/x.npy") == b"inputs"
 
 
 def test_a_damaged_row_is_passed_over_and_mended_by_the_next_offer(models: ModelsDb) -> None:

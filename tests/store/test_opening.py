@@ -16,13 +16,12 @@ from edge_agent.contract.reasons import Reason
 from edge_agent.store.agent_db import AgentDb
 from edge_agent.store.models_db import ModelsDb
 from edge_agent.store.opening import Opened, heal, open_store
+from tests.store.disks import fill, small_disk
 from tests.store.snapshots import (
     NOW_MS,
     content,
-    fill,
     flip,
     read_sealed,
-    small_disk,
     take_in,
     visible,
 )
