@@ -76,15 +76,15 @@ def check_agent(folder: Path, said: list[tuple[str, str]], story: object) -> Non
     agent.close()
 
 
-def test_kill_9_of_a_writer_leaves_no_visible_snapshot_without_its_chunks(tmp_path: Path) -> None:
+def test_kill_9_of_a_writer_leaves_no_visible_snapshot_without_its_chunks(memory_folder: Path) -> None:
     chance = random.Random(11)
     hot_journals = admitted = 0
     for kill in range(KILLS):
         steps, moment_s = chance.randrange(STEPS), chance.random() * SPAN_S
-        said = killed_after(tmp_path, 1_000 * (kill + 1), steps, moment_s)
-        hot_journals += (tmp_path / "models.db-journal").exists()
+        said = killed_after(memory_folder, 1_000 * (kill + 1), steps, moment_s)
+        hot_journals += (memory_folder / "models.db-journal").exists()
         admitted += sum(what == "admitted" for what, _ in said)
-        check_models(tmp_path, said, (kill, steps, moment_s))
-        check_agent(tmp_path, said, (kill, steps, moment_s))
+        check_models(memory_folder, said, (kill, steps, moment_s))
+        check_agent(memory_folder, said, (kill, steps, moment_s))
     print(f"{KILLS} kills, {admitted} admissions before them, {hot_journals} in the middle of a transaction")
     assert admitted > KILLS // 3, "the kills came before anything was done"

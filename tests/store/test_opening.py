@@ -203,10 +203,10 @@ def test_a_broken_database_is_healed_while_in_use(state: Path, reopen: Reopen) -
     fresh.close()
 
 
-def test_random_damage_never_raises_another_error(state: Path, tmp_path: Path) -> None:
+def test_random_damage_never_raises_another_error(memory_folder: Path) -> None:
     """Opening never fails at all; what is read is right or named as damage."""
     chance = random.Random(5)
-    small = tmp_path / "small"
+    small = memory_folder / "small"
     small.mkdir()
     opened = open_store(small, NOW_MS)
     assert opened.models and opened.agent
@@ -218,7 +218,7 @@ def test_random_damage_never_raises_another_error(state: Path, tmp_path: Path) -
     opened.agent.set_meta({"incarnation": "abc", "boot": "3"})
     close(opened)
     for case in range(150):
-        damaged = tmp_path / "damaged"
+        damaged = memory_folder / "damaged"
         shutil.rmtree(damaged, ignore_errors=True)
         shutil.copytree(small, damaged)
         for name in ("models.db", "agent.db"):
