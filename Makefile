@@ -14,7 +14,7 @@ demo: setup ## the main job, on one device, in under two minutes
 	@$(PYTHON) -m tests.demo
 
 test: setup lint ## all tests, with time and cases per family
-	@$(PYTHON) -m pytest -q
+	@$(PYTHON) -m pytest -q -n auto --maxprocesses 4 --dist loadfile
 
 lint: setup ## ruff, ruff format and mypy --strict
 	@$(PYTHON) -m ruff check .

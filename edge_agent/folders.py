@@ -14,7 +14,8 @@ from pathlib import Path
 
 from edge_agent.contract.errors import Rejected
 
-_PLACES = ("/dev/shm", tempfile.gettempdir())
+_MEMORY = "/dev/shm"
+SYSTEM_UID_MAX = 999  # logind clears /dev/shm of everybody above when they log out (RemoveIPC in logind.conf(5))
 
 
 def run_folders(state_dir: Path) -> tuple[Path, ...]:
@@ -29,7 +30,10 @@ def run_folders(state_dir: Path) -> tuple[Path, ...]:
     except OSError:
         owner = os.getuid()
     name = hashlib.sha256(os.fsencode(state_dir.absolute())).hexdigest()[:16]
-    return tuple(Path(place) / f"holdfast-{owner}-{name}" for place in _PLACES)
+    places = (_MEMORY, tempfile.gettempdir())
+    return tuple(
+        Path(place) / f"holdfast-{owner}-{name}" for place in (places if owner <= SYSTEM_UID_MAX else reversed(places))
+    )
 
 
 def make_run_folder(state_dir: Path) -> Path:
@@ -47,7 +51,7 @@ def make_run_folder(state_dir: Path) -> Path:
         faults.append(f"{folder} is not a private folder of the agent's user: remove it")
     raise Rejected(
         f"no folder for the agent's sockets: {'; '.join(faults)}",
-        next_step=f"Let the agent's user make folders in {' or '.join(_PLACES)}",
+        next_step="Let the agent's user make folders in one of these places",
     )
 
 
