@@ -48,6 +48,7 @@ class Results:
     figures: dict[tuple[str, str], Figure] = field(default_factory=dict)
     not_measured: list[tuple[str, str]] = field(default_factory=list)
     load_average: list[float] = field(default_factory=lambda: [os.getloadavg()[0]])
+    versions: dict[str, str] = field(default_factory=lambda: library_versions())
     engine_versions: dict[str, str] = field(default_factory=dict)
 
     def add(self, model: str, name: str, unit: str, value: float, *, to: str = "", other: float | None = None) -> float:
@@ -99,7 +100,7 @@ class Results:
         """For machines."""
         return {
             "machine": machine(),
-            "versions": {**library_versions(), "engine": self.engine_versions},
+            "versions": {**self.versions, "engine": self.engine_versions},
             "quick": self.quick,
             "took_s": round(took_s, 1),
             "load_average_1_min": self.load_average,
