@@ -1,6 +1,7 @@
 """Facts that happen to one model slot, as frozen values; what follows from them is decided in `lifecycle`.
 
-`safety` marks facts whose consequences are carried out even when they cannot be persisted.
+`safety` marks facts whose consequences are carried out even when they cannot be persisted: all that has happened on the
+device already, and the operator's way back. What is only asked for (an offer) is refused then.
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ class OfferAbandoned(Event):
 
     digest: str
     reason: Reason
+    safety: ClassVar[bool] = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,7 @@ class VerifyPassed(Event):
     """Evidence and all bytes of the candidate verified on this disk."""
 
     digest: str
+    safety: ClassVar[bool] = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +84,7 @@ class VerifyFailed(Event):
     digest: str
     reason: Reason
     detail: str
+    safety: ClassVar[bool] = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +146,7 @@ class Repaired(Event):
     """Every chunk of a damaged snapshot is right again."""
 
     digest: str
+    safety: ClassVar[bool] = True
 
 
 @dataclass(frozen=True, slots=True)

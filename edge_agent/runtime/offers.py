@@ -133,7 +133,10 @@ class OfferDesk:
         offer.wanted.discard(sha256)
 
     async def end(self, offer: Offer) -> VerifiedManifest:
-        """All chunks have been sent: make the snapshot visible, or say what is missing. Raises Rejected (truncated)."""
+        """All chunks have been sent: make the snapshot visible, or say what is missing.
+
+        Raises Rejected (truncated), Unavailable (disk_full, read_only).
+        """
         verified = offer.verified
         if verified is None:
             raise Rejected("no offer was begun", reason=Reason.OUT_OF_ORDER)
@@ -143,9 +146,12 @@ class OfferDesk:
         manifest = verified.manifest
         state = self._executor.state(manifest.name)
         known = state.find(verified.digest)
-        await self._library.admit(verified.digest)
+        with self._storage_noted():
+            await self._library.admit(verified.digest)
         if state.candidate and state.candidate.digest == verified.digest:
-            await self._executor.post(ev.OfferCompleted(manifest.name, verified.digest))
+            step = await self._executor.post(ev.OfferCompleted(manifest.name, verified.digest))
+            if step.refusal is not None and step.refusal.reason.blame is Blame.DECLINED:
+                raise Unavailable(step.refusal.text, reason=step.refusal.reason)
         elif known and known.damaged:
             await self._executor.post(ev.Repaired(manifest.name, verified.digest))
         self._open.pop(verified.digest, None)

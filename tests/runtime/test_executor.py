@@ -120,12 +120,15 @@ def test_a_disk_that_stays_full_is_no_outage(tmp_path: Path) -> None:
         assert slot.state.active == FACTORY.digest and set(slot.device.workers.values()) == {FACTORY.digest}
         assert slot.on_disk() == saved
         assert slot.executor.storage_reason is Reason.DISK_FULL
-        offer = ev.OfferBegun(MODEL, TWO, complete=False, retry=False)
-        for event in (ev.Repaired(MODEL, TWO.digest), ev.Forgotten(MODEL, TWO.digest), offer):
-            before, actions = slot.state, list(slot.device.actions)
-            step = await slot.executor.post(event)
-            if step.refusal is not None:
-                assert (slot.state, slot.device.actions) == (before, actions)
+        other = replace(TWO, digest="3" * 64, version="3.0.0")
+        before, actions = slot.state, list(slot.device.actions)
+        for asked in (
+            ev.OfferBegun(MODEL, other, complete=False, retry=False),
+            ev.OfferRefused(MODEL, other.digest, other.version, Reason.SIGNATURE, "not ours"),
+        ):
+            step = await slot.executor.post(asked)
+            assert step.refusal is not None and step.refusal.reason is Reason.DISK_FULL
+            assert (slot.state, slot.device.actions) == (before, actions)
         slot.store.refused = ()
         await slot.feed(ev.Woke(MODEL))
         assert slot.executor.storage_reason is None and slot.persisted_is_present()
@@ -299,3 +302,18 @@ def test_whoever_stops_waiting_for_an_event_stops_nothing(tmp_path: Path) -> Non
         assert slot.state.known == (FACTORY,)
 
     play(tmp_path, story).end()
+
+
+def test_a_candidate_goes_on_when_a_step_of_its_own_cannot_be_saved(tmp_path: Path) -> None:
+    """What happened on the device is not forgotten for want of room: no candidate hangs until a restart."""
+
+    async def story(slot: Slot) -> None:
+        await slot.feed(ev.Booted(MODEL, SETTINGS, (FACTORY,), ()))
+        await slot.feed(ev.OfferBegun(MODEL, ONE, complete=False, retry=False))
+        slot.store.refused = {slot.store.writes + 2}  # the write after OfferCompleted: VerifyPassed
+        await slot.feed(ev.OfferCompleted(MODEL, ONE.digest))
+
+    slot = play(tmp_path, story)
+    assert slot.refusals == []
+    assert slot.state.active == ONE.digest and slot.state.phase is Phase.PROBATION
+    slot.end()
