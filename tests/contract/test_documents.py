@@ -94,7 +94,7 @@ def test_a_document_goes_through_bytes_unchanged(kind: str) -> None:
 
 
 @KINDS
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(raw=st.binary(max_size=200))
 def test_random_bytes_are_refused(kind: str, raw: bytes) -> None:
     refused(kind, raw)
@@ -108,14 +108,14 @@ json_values = st.recursive(
 
 
 @KINDS
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(value=json_values)
 def test_any_other_json_is_refused(kind: str, value: Any) -> None:
     refused(kind, compact(value))
 
 
 @KINDS
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(at=st.integers(0, 100_000), flip=st.integers(1, 255))
 def test_a_changed_byte_is_refused_or_gives_a_valid_document(kind: str, at: int, flip: int) -> None:
     parse, document, _ = DOCUMENTS[kind]

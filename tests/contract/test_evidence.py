@@ -31,7 +31,7 @@ def test_signed_files_go_through_storage_byte_for_byte(
     assert decode_evidence(encode_evidence(evidence)) == evidence
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(raw=st.binary(max_size=300))
 def test_random_bytes_are_refused(raw: bytes) -> None:
     with pytest.raises(Rejected) as caught:

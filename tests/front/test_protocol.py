@@ -243,7 +243,7 @@ tensors_or_junk = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     inputs=st.lists(tensors_or_junk | st.builds(tensor, data=tensors_or_junk, shape=tensors_or_junk), max_size=3),
     outputs=tensors_or_junk,
@@ -255,7 +255,7 @@ def test_whatever_json_arrives_is_taken_or_refused(inputs: Any, outputs: Any, ra
     taken_or_refused(body, length)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     cuts=st.lists(st.tuples(st.integers(0, 200), st.binary(max_size=3)), max_size=3),
     end=st.integers(0, 220),
@@ -280,7 +280,7 @@ def taken_or_refused(body: bytes, length: int | None) -> None:
         assert [len(part.data) for part in taken.inputs] == [8 * taken.inputs[0].dims[0]]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(values=st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=2, max_size=40))
 def test_numbers_come_back_as_they_went(values: list[float]) -> None:
     values = values[: len(values) // 2 * 2]

@@ -139,5 +139,5 @@ class Walk(RuleBasedStateMachine):
         assert self.scheduler.waiting == 0
 
 
-Walk.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+Walk.TestCase.settings = settings(max_examples=60, stateful_step_count=40)
 TestWalk = Walk.TestCase

@@ -92,13 +92,13 @@ def test_the_untouched_evidence_is_good() -> None:
     assert outcome(GOOD, kinds=BOTH) is None
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(part=st.sampled_from(PARTS), raw=st.binary(max_size=300))
 def test_random_bytes_are_refused(part: str, raw: bytes) -> None:
     assert outcome(with_part(part, raw), kinds=BOTH) in (Reason.MALFORMED, Reason.SIGNATURE)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(part=st.sampled_from(PARTS), at=st.integers(0, 10_000), flip=st.integers(1, 255))
 def test_one_changed_byte_is_refused_or_changes_nothing_that_was_signed(part: str, at: int, flip: int) -> None:
     raw = bytearray(part_bytes(part))
@@ -109,7 +109,7 @@ def test_one_changed_byte_is_refused_or_changes_nothing_that_was_signed(part: st
     assert reason in (Reason.MALFORMED, Reason.SIGNATURE)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(part=st.sampled_from(PARTS), length=st.integers(0, 10_000))
 def test_a_file_that_ends_early_is_refused(part: str, length: int) -> None:
     whole = part_bytes(part)
@@ -168,7 +168,7 @@ def resigned(part: str, payload: Any) -> bytes | None:
     return dumped({"signatures": signatures, "signed": payload})
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(raw=st.binary(max_size=400))
 def test_random_manifests_are_refused_signed_or_not(raw: bytes) -> None:
     assert outcome(GOOD, raw) is Reason.SIGNATURE
