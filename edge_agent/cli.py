@@ -20,7 +20,7 @@ import msgspec
 
 from edge_agent import AGENT_VERSION
 from edge_agent.client import AdminClient, import_bundle, wait_until_settled
-from edge_agent.config import Config, load_config
+from edge_agent.config import load_config
 from edge_agent.contract import limits
 from edge_agent.contract.errors import HoldfastError, Rejected, Unavailable
 from edge_agent.contract.reasons import reason_from_word
@@ -259,8 +259,6 @@ def _print_result(as_json: bool, document: dict[str, Any], text: str) -> None:
 def _print_json(document: Any) -> None:
     click.echo(json.dumps(document, indent=2, ensure_ascii=False))
 
-
-__all__ = ["Config", "main"]
 
 if __name__ == "__main__":
     main()

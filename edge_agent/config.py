@@ -1,4 +1,4 @@
-"""agent.toml as frozen, validated settings; defaults come from `contract.limits` or stand here with their reason.
+"""agent.toml as frozen, validated settings with their defaults; bounds that nobody sets are in `contract.limits`.
 
 Reading the file is all that happens here: whether a folder is writable or a port free is the runtime's to find out.
 """
@@ -14,7 +14,8 @@ import msgspec
 from msgspec import Meta, Struct, field
 
 from edge_agent.contract.errors import Rejected
-from edge_agent.contract.manifest import Name
+from edge_agent.contract.limits import MODELS_PER_DEVICE_MAX
+from edge_agent.contract.manifest import Label, Name
 
 Seconds = Annotated[float, Meta(ge=0, le=30 * 86400)]
 Duration = Annotated[float, Meta(gt=0, le=30 * 86400)]
@@ -75,10 +76,10 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     """The whole of agent.toml. Relative paths are relative to the file's folder."""
 
     state_dir: str
-    models: Annotated[dict[Name, ModelSettings], Meta(min_length=1, max_length=64)]
+    models: Annotated[dict[Name, ModelSettings], Meta(min_length=1, max_length=MODELS_PER_DEVICE_MAX)]
     trusted_root: str
-    device_id: Annotated[str, Meta(min_length=1, max_length=64)] = "device"
-    device_type: Annotated[str, Meta(min_length=1, max_length=64)] = "generic"
+    device_id: Label = "device"
+    device_type: Label = "generic"
     serving: Serving = Serving()
     engines: dict[Name, EngineSettings] = field(default_factory=lambda: {"numpy": EngineSettings()})
     limits: Limits = Limits()

@@ -19,9 +19,6 @@ from rich.table import Table
 
 from edge_agent.contract.errors import HoldfastError, Rejected
 
-EXIT_FAILED = 1
-EXIT_USAGE = 2
-
 
 def emit(document: Mapping[str, Any], *, as_json: bool, text: Callable[[Console], None]) -> None:
     """Print a result: one JSON document, or what `text` draws."""

@@ -1,6 +1,7 @@
-"""Every bound of Holdfast, with its unit in its name and its reason beside it; no code lives here.
+"""Bounds that more than one room knows, with the unit in the name and the reason beside it; no code lives here.
 
-Bounds that an operator may change are defaults of `edge_agent/config.py`, which takes them from here.
+Bounds of one file stand at its head; those that an operator may change are in `edge_agent/config.py`; the worker, which
+imports nothing of the agent, has its own in `worker/wire.py`.
 """
 
 KIB = 1024
@@ -92,6 +93,3 @@ LONG_POLL_S = 10.0
 ADOPTION_S = 5.0  # a child of an earlier runtime answers within this time, or is ended
 RETENTION_PAUSE_S = 30.0
 STOP_S = 15.0  # a graceful stop takes at most this long
-
-# ---- requests
-REQUEST_TENSOR_BYTES_MAX = 1 << 30  # one input; the body's own bound is smaller and configurable

@@ -13,6 +13,7 @@ from pathlib import Path
 import structlog
 from aiohttp import web
 
+from edge_agent.contract import limits
 from edge_agent.front.connections import ConnectionServer, raise_descriptor_limit
 from edge_agent.front.control import ControlServer
 from edge_agent.front.dispatch import Bounds, Dispatcher
@@ -24,7 +25,6 @@ log = structlog.get_logger()
 
 KEEPALIVE_S = 75.0  # a connection without a request, from its first byte on
 LINGER_S = 1.0  # the rest of a refused body is read so long, that its sender may see the answer
-BACKLOG = 1024
 DRAIN_S = 5.0  # requests that are being computed when a stop is asked for
 LAST_ANSWERS_S = 2.0  # answers that a client is slow to take
 
@@ -48,7 +48,9 @@ async def serve(options: argparse.Namespace) -> None:
         asyncio.get_running_loop().add_signal_handler(number, control.stop)
     tasks = [asyncio.create_task(dispatcher.run()), asyncio.create_task(control.end_when_orphaned())]
     await control.routed.wait()  # until then clients wait in the kernel: nobody is told that there is no model
-    listening = await asyncio.get_running_loop().create_server(clients, sock=listener.dup(), backlog=BACKLOG)
+    listening = await asyncio.get_running_loop().create_server(
+        clients, sock=listener.dup(), backlog=limits.LISTEN_BACKLOG
+    )
     await control.stopping.wait()
     listening.close()
     clients.pre_shutdown()

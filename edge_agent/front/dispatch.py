@@ -45,7 +45,6 @@ class Bounds:
 class Waiting:
     """A request with the future that its handler waits for: (body, JSON bytes or None, route that computed it)."""
 
-    model: str
     request: InferRequest
     future: asyncio.Future[tuple[bytes, int | None, ModelRoute]]
 
@@ -114,8 +113,8 @@ class Dispatcher:
         Raises RequestError.
         """
         now_s = time.monotonic()
-        waiting = Waiting(model, request, asyncio.get_running_loop().create_future())
-        job = sched.Job(waiting, route, now_s, now_s + self._bounds.deadline_s, now_s + self._bounds.hold_s)
+        waiting = Waiting(request, asyncio.get_running_loop().create_future())
+        job = sched.Job(waiting, route, now_s + self._bounds.deadline_s, now_s + self._bounds.hold_s)
         scheduler = self._schedulers[model]
         self._unanswered += 1
         self._idle.clear()

@@ -33,7 +33,6 @@ class ModelRoute(Struct, frozen=True):
     reason: str | None = None
     version: str = ""
     digest: str | None = None
-    release: int = 0
     inputs: tuple[TensorSpec, ...] = ()
     outputs: tuple[TensorSpec, ...] = ()
     workers: tuple[WorkerAddress, ...] = ()

@@ -30,7 +30,6 @@ class Job:
 
     payload: Any
     route: ModelRoute
-    arrived_s: float
     deadline_s: float
     hold_until_s: float
     replays: int = 0

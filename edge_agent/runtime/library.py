@@ -48,7 +48,6 @@ class Library:
         self._pinned_root = pinned_root
         self._known: dict[str, VerifiedManifest] = {}
         self._in_factory: dict[str, ModelsDb] = {}
-        self._damaged: set[str] = set()
 
     # ---- at a boot
 
@@ -75,8 +74,6 @@ class Library:
             if source is not self._models:
                 self._in_factory[verified.digest] = source
             missing = bool(self._missing(source, manifest)) and verified.digest not in self._in_factory
-            if missing:
-                self._damaged.add(verified.digest)
             factory = verified.digest in self._in_factory
             found[verified.digest] = known_snapshot(manifest, verified.digest, factory=factory, damaged=missing)
         return tuple(found.values())

@@ -54,7 +54,6 @@ class Worker:
     stage: WorkerStage = WorkerStage.LOADING
     process: ProcessHandle | None = None
     channel: Channel | None = None
-    ended: asyncio.Event = field(default_factory=asyncio.Event)
     exit_signal: int | None = None
     exit_told: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -180,7 +179,7 @@ class Pool:
                         attempt=attempt,
                     )
                     worker.process, worker.channel, worker.exit_signal = None, None, None
-                    worker.exit_told, worker.ended = asyncio.Event(), asyncio.Event()
+                    worker.exit_told = asyncio.Event()
                     continue
                 self._fail(worker, failure)
             return
@@ -243,7 +242,6 @@ class Pool:
 
     def note_process_exit(self, worker: Worker) -> None:
         """The kernel says that this worker's process is gone."""
-        worker.ended.set()
         if worker.channel:
             worker.channel.close()
         if worker.stage is WorkerStage.LOADING:

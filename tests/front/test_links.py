@@ -55,7 +55,7 @@ class Peer:
 def routed(*peers: Peer) -> Routes:
     workers = tuple(WorkerAddress(peer.path.name, str(peer.path)) for peer in peers)
     plain = route()
-    served = ModelRoute("serving", None, "1.0.0", "d", 1, plain.inputs, plain.outputs, workers)
+    served = ModelRoute("serving", None, "1.0.0", "d", plain.inputs, plain.outputs, workers)
     return Routes(1, {"m": served})
 
 

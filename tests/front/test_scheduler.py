@@ -35,7 +35,7 @@ def serving(digest: str = "A", *workers: str) -> ModelScheduler:
 
 def a_job(scheduler: ModelScheduler, now_s: float = 0.0) -> Job:
     name = f"request {next(NAMES)}"
-    return Job(name, scheduler.route, now_s, now_s + DEADLINE_S, now_s + HOLD_S)
+    return Job(name, scheduler.route, now_s + DEADLINE_S, now_s + HOLD_S)
 
 
 def submit(scheduler: ModelScheduler, now_s: float = 0.0) -> tuple[Job, list[Command]]:

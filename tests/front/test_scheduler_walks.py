@@ -63,7 +63,7 @@ class Walk(RuleBasedStateMachine):
 
     @rule()
     def ask(self) -> None:
-        job = Job(None, self.scheduler.route, self.now_s, self.now_s + DEADLINE_S, self.now_s + HOLD_S)
+        job = Job(None, self.scheduler.route, self.now_s + DEADLINE_S, self.now_s + HOLD_S)
         self.jobs.append(job)
         self.open.add(id(job))
         before = self.scheduler.waiting
