@@ -88,7 +88,9 @@ class Quarantine:
 
 @dataclass(frozen=True, slots=True)
 class RefusedOffer:
-    """An offer turned away before it was believed: digest and version are the offerer's words, and block nothing."""
+    """A snapshot that was not taken, which blocks nothing. Refused before it was believed: digest and version are the
+    offerer's words; declined: they are verified.
+    """
 
     digest: str
     version: str

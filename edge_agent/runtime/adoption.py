@@ -1,5 +1,7 @@
 """Finding the children of an earlier runtime: whoever listens in the run folder is asked who it is, and taken back or
 ended.
+
+Starting children is `pool`'s, `zygotes`' and `front_link`'s.
 """
 
 from __future__ import annotations

@@ -1,5 +1,7 @@
 """The executor's store: a transition becomes a state document, journal lines and reports in one transaction of
 agent.db.
+
+When a transition is saved, and what goes on when it cannot be, is `executor`'s.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""agent.db: lifecycle state, journal, outbox and marks. What a transition means is `core`'s.
+"""agent.db: lifecycle state, journal, outbox and a few single values. What a transition means is `core`'s.
 
 Invariant: a transition, its journal lines and the reports that it causes are one transaction.
 """

@@ -2,9 +2,9 @@
 elsewhere.
 
 Invariants:
-- a row in `snapshot` is visible only after a transaction that found every chunk of its manifest in `chunk`;
-- a chunk is stored under its own SHA-256, checked before the write and after every read;
-- only chunks that a stored manifest names are taken in.
+- an offer becomes a row in `snapshot` in a transaction that found every chunk of its manifest in `chunk` (chunks may be
+  lost later, by damage: then they are missing, and read as such);
+- a chunk is stored under its own SHA-256, checked before the write and after every read.
 """
 
 from __future__ import annotations
@@ -258,7 +258,7 @@ class ModelsDb:
                 self._db.execute("DELETE FROM chunk WHERE sha256=?", [bytes.fromhex(sha256)])
 
     def put_snapshot(self, snapshot: StoredSnapshot, at_unix_ms: int) -> None:
-        """Take over a snapshot row as it is (salvage, factory): visible at once, chunks may be missing."""
+        """Take over a snapshot row as it is (salvage): visible at once, chunks may be missing."""
         with translated(self.path.name), self._db.atomic():
             self._db.table("snapshot").upsert(
                 {

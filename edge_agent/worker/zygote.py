@@ -8,11 +8,13 @@ from __future__ import annotations
 import ctypes
 import os
 import resource
+import selectors
 import signal
 import sys
 from collections import OrderedDict
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Dict, Optional
 
+from edge_agent.worker import wire
 from edge_agent.worker.engines import make_engine
 from edge_agent.worker.engines.base import Engine, EngineUnavailable
 from edge_agent.worker.serve import Connection, ControlServer, WorkerServer
@@ -40,7 +42,7 @@ class ZygoteServer(ControlServer):
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda number, frame: None)
         super().__init__(path, orphan_timeout_s)
-        self.selector.register(self._wake_read, 1, self._drain_wake)
+        self.selector.register(self._wake_read, selectors.EVENT_READ, self._drain_wake)
 
     def describe(self) -> Dict[str, Any]:
         """Who this is, and whether the engine is here."""
@@ -85,8 +87,6 @@ class ZygoteServer(ControlServer):
             self._tell(exited)
 
     def _tell(self, exited: Dict[str, Any]) -> None:
-        from edge_agent.worker import wire
-
         if self.controller is not None:
             try:
                 wire.send_frame(self.controller.sock, exited)
@@ -171,18 +171,18 @@ def _how_it_ended(status: int) -> Dict[str, Optional[int]]:
     return {"exit_code": os.WEXITSTATUS(status), "signal": None}
 
 
-def _status_number(field: str) -> Tuple[int, str]:
+def _status_number(field: str) -> int:
     with open("/proc/self/status") as status:
         for line in status:
             if line.startswith(field + ":"):
-                return int(line.split()[1]), line
+                return int(line.split()[1])
     raise RuntimeError("no %s in /proc/self/status" % field)
 
 
 def _thread_count() -> int:
-    return _status_number("Threads")[0]
+    return _status_number("Threads")
 
 
 def _address_space_bytes() -> int:
     """What is mapped already (an imported engine maps gigabytes): the bound is on what a model adds."""
-    return _status_number("VmSize")[0] * 1024
+    return _status_number("VmSize") * 1024

@@ -24,7 +24,7 @@ class TensorSpec(NamedTuple):
 
 
 class ModelFiles(NamedTuple):
-    """Sealed descriptors of the model: format, program and (or None) parameters."""
+    """The model's format, and sealed descriptors of its program and its parameters."""
 
     format: str
     program_fd: int
