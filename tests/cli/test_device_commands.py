@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from edge_agent.contract.manifest import Manifest
 from tests.harness.agent import Agent, ShortFolder, wait_until
-from tests.harness.damage import flip_stored_chunks
-from tests.harness.fixtures import agents_of
+from tests.harness.damage import flip_parameters
+from tests.harness.fixtures import NewAgent, agents_of
 from tests.harness.releases import Releases
-from tests.publishing import manifest_of
-
-NewAgent = Callable[..., Agent]
 
 # What architecture.md promises to scripts, with types; then what this version says beyond it. None: may be null.
 SNAPSHOT = {"version": str, "digest": str}
@@ -115,8 +111,7 @@ def test_verify_finds_damage_and_says_how_to_mend_it(new_agent: NewAgent, releas
     agent.cli_json("import", str(release.bundle))
     factory = releases.all["0.9.0"].digest
     assert agent.cli_json("verify") == {"ok": True, "damaged_chunks": {factory: 0, release.digest: 0}}
-    manifest = manifest_of(release.bundle)
-    flip_stored_chunks(agent.state_dir / "models.db", _chunks(releases, manifest))
+    flip_parameters(agent.state_dir / "models.db", releases.publisher.repository.folder, release.bundle)
     done = agent.cli("verify", "--json")
     assert done.returncode == 1 and "->" in done.stderr
     found = json.loads(done.stdout)
@@ -128,17 +123,9 @@ def test_verify_finds_damage_and_says_how_to_mend_it(new_agent: NewAgent, releas
 def test_verify_finds_a_damaged_factory_snapshot(new_agent: NewAgent, releases: Releases) -> None:
     agent = new_agent().start_and_wait()
     release = releases.all["0.9.0"]
-    assert flip_stored_chunks(agent.folder.parent / "d.factory", _chunks(releases, manifest_of(release.bundle)))
+    flip_parameters(agent.folder.parent / "d.factory", releases.publisher.repository.folder, release.bundle)
     done = agent.cli("verify", "--json")
     assert done.returncode == 1
     assert json.loads(done.stdout)["damaged_chunks"][release.digest] == 1
     assert "edge-agent factory" in done.stderr
     assert agent.model("tiny")["serving"], "the loaded bytes go on serving"
-
-
-def _chunks(releases: Releases, manifest: Manifest) -> Any:
-    from tests.harness.damage import stored_chunks
-
-    path = manifest.engines[0].parameters
-    assert path is not None
-    return stored_chunks(releases.publisher.repository.folder, manifest, path)

@@ -11,9 +11,8 @@ import pytest
 from edge_agent.cli import main as edge_agent
 from edge_agent.config import load_config
 from tests.cli.command import document, run
-from tests.harness.damage import flip_stored_chunks, stored_chunks
+from tests.harness.damage import flip_parameters
 from tests.harness.releases import Releases
-from tests.publishing import manifest_of
 
 
 class Device:
@@ -94,11 +93,8 @@ def test_a_factory_snapshot_that_would_not_serve(device: Device, releases: Relea
     device.write(trusted_root=str(stranger.root_file))
     assert "not signed" in device.checks(code=1)[name]["detail"], "another publisher's root is pinned"
     device.write()
-    manifest = manifest_of(releases.all["0.9.0"].bundle)
-    parameters = manifest.engines[0].parameters
-    assert parameters is not None
     device.factory.chmod(0o644)
-    assert flip_stored_chunks(device.factory, stored_chunks(releases.publisher.repository.folder, manifest, parameters))
+    flip_parameters(device.factory, releases.publisher.repository.folder, releases.all["0.9.0"].bundle)
     assert "damaged" in device.checks(code=1)[name]["detail"]
     device.factory.write_bytes(b"")
     assert device.checks(code=1)[name]["next_step"].startswith("Make it again")

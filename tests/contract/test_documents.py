@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -18,6 +18,7 @@ from edge_agent.contract.errors import Rejected
 from edge_agent.contract.manifest import parse_manifest
 from edge_agent.contract.reasons import Reason
 from edge_agent.contract.report import Presence, Report, ReportKind, parse_presence, parse_report
+from tests.json_places import changed, places
 from tests.samples import a_manifest
 
 ASSIGNMENT = Assignment(
@@ -59,23 +60,6 @@ def refused(kind: str, raw: bytes) -> Rejected:
     assert caught.value.reason in (Reason.MALFORMED, Reason.TOO_LARGE)
     assert caught.value.next_step and "\n" not in caught.value.message
     return caught.value
-
-
-def places(node: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    if path:
-        yield path
-    children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
-    for key, child in children:
-        yield from places(child, (*path, key))
-
-
-def changed(document: Any, path: tuple[Any, ...], value: Any) -> Any:
-    copy = json.loads(json.dumps(document))
-    node = copy
-    for key in path[:-1]:
-        node = node[key]
-    node[path[-1]] = value
-    return copy
 
 
 def compact(document: Any) -> bytes:

@@ -9,8 +9,8 @@ import time
 from tests.demo.stage import VERSIONS, Stage
 from tests.harness.agent import Agent, wait_until
 from tests.harness.client import RecordingClient
-from tests.harness.damage import crashing_program, flip_stored_chunks, other_weights, stored_chunks
-from tests.publishing import manifest_of, signature_flipped
+from tests.harness.damage import crashing_program, flip_parameters, is_damaged, other_weights
+from tests.publishing import signature_flipped
 
 WORKER_KILLS = 8
 
@@ -64,18 +64,18 @@ def damage(stage: Stage) -> None:
     with stage.step("c1. Bits flip in the stored chunks of the active snapshot") as seen:
         stage.mark("bits flipped on disk")
         seen.append(f"{_flip(stage, '1.1.0')} places flipped in models.db")
-        agent.wait_model("digits", lambda m: _is_damaged(m, digest), "the device notices by itself")
+        agent.wait_model("digits", lambda m: is_damaged(m, digest), "the device notices by itself")
         assert agent.model("digits")["active"]["version"] == "1.1.0"
         seen.append("noticed by the scrub and reported; the loaded bytes go on serving")
         stage.mark("repaired")
         done = agent.cli("import", str(stage.bundle_path("1.1.0")))
         assert done.returncode == 0, done.stderr
-        agent.wait_model("digits", lambda m: not _is_damaged(m, digest), "repaired from the bundle")
+        agent.wait_model("digits", lambda m: not is_damaged(m, digest), "repaired from the bundle")
         seen.append("repaired from the bundle: only the damaged chunks were taken")
     with stage.step("c2. Bits flip again, and every worker of the snapshot is killed") as seen:
         stage.mark("bits flipped, workers killed")
         _flip(stage, "1.1.0")
-        agent.wait_model("digits", lambda m: _is_damaged(m, digest), "the device notices")
+        agent.wait_model("digits", lambda m: is_damaged(m, digest), "the device notices")
         agent.kill_workers(digest)
         _wait_active(stage, "1.0.0")
         assert agent.model("digits")["reason"] == "damage"
@@ -198,17 +198,8 @@ def _accuracy(stage: Stage, version: str) -> float:
 
 
 def _flip(stage: Stage, version: str) -> int:
-    manifest = manifest_of(stage.bundle_path(version))
-    path = manifest.engines[0].parameters
-    assert path is not None
-    chunks = stored_chunks(stage.folder / "publisher" / "repository", manifest, path)
-    flipped = flip_stored_chunks(stage.agent.state_dir / "models.db", chunks)
-    assert flipped, "no stored chunk was found"
-    return flipped
-
-
-def _is_damaged(model: dict[str, list[dict[str, str]]], digest: str) -> bool:
-    return any(snapshot["digest"] == digest and snapshot["damaged"] for snapshot in model["snapshots"])
+    models_db = stage.agent.state_dir / "models.db"
+    return flip_parameters(models_db, stage.publisher.repository.folder, stage.bundle_path(version))
 
 
 STORY = (publish, start, updates, damage, bad_releases, kills, rollback, settle)

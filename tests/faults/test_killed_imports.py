@@ -62,6 +62,7 @@ def test_kill_9_at_random_moments_of_an_import(new_agent: Callable[..., Agent], 
         wait_recovered(agent, story)
         importer.join(60)
         assert importer.outcome == "serves" or importer.outcome.startswith("refused"), (story, importer.outcome)
+        assert "not settled" not in importer.outcome, (story, "it neither ended nor was refused")
         version = check_answers(agent, releases, story)
         if importer.outcome == "serves":
             assert version == release.version, story

@@ -20,9 +20,9 @@ from edge_agent.contract.evidence import encode_evidence
 from edge_agent.offer.bundle_reader import BundleReader
 from tests.faults.checks import check_answers
 from tests.harness.agent import Agent, wait_until
-from tests.harness.damage import flip_stored_chunks, stored_chunks
+from tests.harness.damage import flip_parameters, is_damaged
+from tests.harness.processes import is_stopped
 from tests.harness.releases import Releases
-from tests.publishing import manifest_of
 
 STEPS = ("connected", "evidence", "manifest", "begun", "first chunk", "all chunks", "ended")
 
@@ -60,7 +60,6 @@ def test_a_cold_fallback_does_not_wait_for_an_offer(
     for release in (one, two):
         assert agent.cli("import", str(release.bundle)).returncode == 0
         agent.wait_model("tiny", lambda m: not m["candidate"], "confirmed")
-    chunks = stored_chunks(releases.folder / "publisher" / "repository", manifest_of(two.bundle), "model.bin")
     for number, step in enumerate(STEPS[:-1]):
         offered = releases.publish(f"3.{number}.0-{how}", proven=False, hidden=60_000)
         offerer = multiprocessing.get_context("forkserver").Process(
@@ -69,12 +68,12 @@ def test_a_cold_fallback_does_not_wait_for_an_offer(
         offerer.start()
         try:
             wait_until(partial(_is_over, offerer, how), f"{how} after {step}")
-            assert flip_stored_chunks(agent.state_dir / "models.db", chunks)
-            agent.wait_model("tiny", lambda m: any(s["damaged"] for s in m["snapshots"]), "damage noticed")
+            flip_parameters(agent.state_dir / "models.db", releases.publisher.repository.folder, two.bundle)
+            agent.wait_model("tiny", lambda m: is_damaged(m, two.digest), "damage noticed")
             agent.kill_workers(two.digest)
             assert check_answers(agent, releases, (step, how)) == "1.0.0"
             if how == "stop":
-                assert _is_stopped(offerer.pid), "the fallback was there while the offer still hung"
+                assert is_stopped(offerer.pid or 0), "the fallback was there while the offer still hung"
         finally:
             offerer.kill()
             offerer.join()
@@ -83,11 +82,4 @@ def test_a_cold_fallback_does_not_wait_for_an_offer(
 
 
 def _is_over(offerer: BaseProcess, how: str) -> bool:
-    return _is_stopped(offerer.pid) if how == "stop" else not offerer.is_alive()
-
-
-def _is_stopped(pid: int | None) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
-    except OSError:
-        return False
+    return is_stopped(offerer.pid or 0) if how == "stop" else not offerer.is_alive()

@@ -8,18 +8,17 @@ import http.client
 import os
 import signal
 import socket
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 
 from tests.front.asking import INFER, Answer, ask, infer_json, metric, raw_request
 from tests.harness.agent import Agent, wait_until
 from tests.harness.client import RecordingClient
+from tests.harness.fixtures import NewAgent
+from tests.harness.processes import is_alive
 from tests.harness.releases import INPUTS, Release, Releases
 
-NewAgent = Callable[..., Agent]
 POISON, HANG, SLOW = 666.0, 555.0, 300.0
 GOOD = infer_json()
 
@@ -38,11 +37,6 @@ def infer(port: int, first: float | None = None) -> Answer:
 
 def load(agent: Agent, releases: Releases) -> RecordingClient:
     return RecordingClient(agent.port(), "tiny", "x", INPUTS, releases.references(), pause_s=0.001)
-
-
-def is_alive(pid: int) -> bool:
-    stat = Path(f"/proc/{pid}/stat")
-    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
 def test_a_poison_request_fails_alone_and_the_model_keeps_its_name(new_agent: NewAgent, releases: Releases) -> None:

@@ -8,8 +8,10 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 from edge_agent.contract.manifest import Manifest
+from tests.publishing import manifest_of
 
 
 def flip_stored_chunks(models_db: Path, chunk_bytes: list[bytes], *, at: int = 40) -> int:
@@ -34,6 +36,21 @@ def flip_stored_chunks(models_db: Path, chunk_bytes: list[bytes], *, at: int = 4
 def stored_chunks(repository: Path, manifest: Manifest, path: str) -> list[bytes]:
     """The chunks of one file, as published."""
     return [(repository / "chunks" / sha256).read_bytes() for sha256 in manifest.file(path).chunks]
+
+
+def flip_parameters(models_db: Path, repository: Path, bundle: Path) -> int:
+    """Flip bits in the stored parameters of this bundle's snapshot; in how many places (one at least)."""
+    manifest = manifest_of(bundle)
+    path = manifest.engines[0].parameters
+    assert path is not None
+    flipped = flip_stored_chunks(models_db, stored_chunks(repository, manifest, path))
+    assert flipped, f"no chunk of {path} is in {models_db.name}"
+    return flipped
+
+
+def is_damaged(model: dict[str, Any], digest: str) -> bool:
+    """Whether a slot's document says that this snapshot's stored bytes are damaged."""
+    return any(snapshot["digest"] == digest and snapshot["damaged"] for snapshot in model["snapshots"])
 
 
 def other_weights(good: Path, out: Path, version: str, release: int) -> Path:

@@ -7,16 +7,14 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.harness.agent import Agent, wait_until
+from tests.harness.fixtures import NewAgent
 from tests.harness.releases import Releases
 from tests.publishing import chunk_replaced, for_device_type, signature_flipped, signed_by_stranger, truncated, zeros
-
-NewAgent = Callable[..., Agent]
 
 
 def refused(agent: Agent, *words: str, command: tuple[str, ...] = ("run",), code: int = 1) -> str:
@@ -94,11 +92,11 @@ def test_no_engine_in_the_workers_interpreter(new_agent: NewAgent, short_folder:
     refused(agent, "engine", command=("doctor",))
     agent.start()
     wait_until(agent.status_or_none, "the agent answers")
-    done = agent.cli("import", str(releases.all["1.0.0"].bundle))
-    assert done.returncode == 1, done.stdout
+    done = agent.cli("import", str(releases.all["1.0.0"].bundle), "--json")
+    assert (done.returncode, json.loads(done.stdout)["reason"]) == (1, "engine_missing"), done.stderr
+    assert "edge-agent doctor" in done.stderr, "what to do"
     model = agent.wait_model("tiny", lambda m: m["status"] == "down", "nothing serves")
     assert model["quarantined"] == [], "a missing engine is not the snapshot's fault"
-    assert "engine" in agent.log_file.read_text()
 
 
 def test_rollback_to_what_is_not_there(new_agent: NewAgent) -> None:

@@ -9,18 +9,16 @@ import json
 import os
 import signal
 import urllib.request
-from collections.abc import Callable
 
 import numpy as np
 import pytest
 
 from tests.harness.agent import Agent, wait_until
 from tests.harness.client import RecordingClient
-from tests.harness.damage import flip_stored_chunks, stored_chunks
+from tests.harness.damage import flip_parameters, is_damaged
+from tests.harness.fixtures import NewAgent
+from tests.harness.processes import is_alive
 from tests.harness.releases import INPUTS, Release, Releases
-from tests.publishing import manifest_of
-
-NewAgent = Callable[..., Agent]
 
 
 def client_of(agent: Agent, releases: Releases) -> RecordingClient:
@@ -34,13 +32,7 @@ def bring_in(agent: Agent, release: Release) -> None:
 
 
 def flip(agent: Agent, releases: Releases, release: Release) -> None:
-    manifest = manifest_of(release.bundle)
-    chunks = stored_chunks(releases.folder / "publisher" / "repository", manifest, "model.bin")
-    assert flip_stored_chunks(agent.state_dir / "models.db", chunks)
-
-
-def is_damaged(model: dict[str, list[dict[str, str]]], release: Release) -> bool:
-    return any(s["digest"] == release.digest and s["damaged"] for s in model["snapshots"])
+    flip_parameters(agent.state_dir / "models.db", releases.publisher.repository.folder, release.bundle)
 
 
 def test_updates_kills_and_rollback_under_load_fail_nobody(new_agent: NewAgent, releases: Releases) -> None:
@@ -85,14 +77,14 @@ def test_damage_is_noticed_served_through_and_repaired_from_the_bundle(new_agent
     bring_in(agent, two)
     with client_of(agent, releases) as client:
         flip(agent, releases, two)
-        agent.wait_model("tiny", lambda m: is_damaged(m, two), "noticed")
+        agent.wait_model("tiny", lambda m: is_damaged(m, two.digest), "noticed")
         assert agent.model("tiny")["active"]["version"] == "1.1.0"
         assert agent.cli("verify").returncode == 1
         assert agent.cli("import", str(two.bundle)).returncode == 0
-        agent.wait_model("tiny", lambda m: not is_damaged(m, two), "repaired")
+        agent.wait_model("tiny", lambda m: not is_damaged(m, two.digest), "repaired")
         assert agent.model("tiny")["fallbacks"] == 0
         flip(agent, releases, two)
-        agent.wait_model("tiny", lambda m: is_damaged(m, two), "noticed again")
+        agent.wait_model("tiny", lambda m: is_damaged(m, two.digest), "noticed again")
         agent.kill_workers(two.digest)
         wait_until(lambda: client.last_version() == "1.0.0", "the last good one answers")
         assert agent.model("tiny")["reason"] == "damage"
@@ -175,21 +167,11 @@ def test_children_end_themselves_when_nobody_comes_back(new_agent: NewAgent) -> 
     agent = new_agent(limits={"orphan_s": 1.0}).start_and_wait()
     children = [pid for pid in agent.pids() if pid != agent.status()["processes"]["runtime"]]
     agent.kill_runtime()
-    wait_until(
-        lambda: not any(os.path.exists(f"/proc/{pid}/status") and alive(pid) for pid in children), "all ended", 20
-    )
-
-
-def alive(pid: int) -> bool:
-    try:
-        with open(f"/proc/{pid}/stat") as stat:
-            return stat.read().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
+    wait_until(lambda: not any(map(is_alive, children)), "all ended", 20)
 
 
 def test_a_graceful_stop_leaves_no_process_behind(new_agent: NewAgent) -> None:
     agent = new_agent().start_and_wait()
     pids = agent.pids()
     agent.stop()
-    assert not [pid for pid in pids if alive(pid)]
+    assert not [pid for pid in pids if is_alive(pid)]
