@@ -81,7 +81,7 @@ class Dispatcher:
             if route.digest is not None:
                 self._served[route.digest] = route
             new = [worker for worker in route.workers if worker.worker_id not in self._links]
-            opening += [self._open(model, route, worker) for worker in new]
+            opening += [self._opening(model, route, worker) for worker in new]
             if scheduler.route.digest == route.digest or not new:
                 self._apply(model, scheduler.set_route(route, time.monotonic()))
         await asyncio.gather(*opening)
@@ -91,21 +91,35 @@ class Dispatcher:
         wanted = {route.digest for route in routes.models.values()} | {d.digest for _, d in self._links.values()}
         self._served = {digest: route for digest, route in self._served.items() if digest in wanted}
 
-    async def _open(self, model: str, route: ModelRoute, worker: WorkerAddress) -> None:
+    def _opening(self, model: str, route: ModelRoute, worker: WorkerAddress) -> asyncio.Task[None]:
+        """Begin to reach a worker. Its link stands from this very moment on, so that nobody opens a second one."""
+        task = asyncio.create_task(self._open(model, self._new_link(model, route, worker), worker))
+        self._reaching.add(task)
+        task.add_done_callback(self._reaching.discard)
+        return task
+
+    def _new_link(self, model: str, route: ModelRoute, worker: WorkerAddress) -> WorkerLink | None:
         assert route.digest is not None
         slot_bytes = 2 * self._bounds.body_bytes_max  # inputs and outputs, with room to align them
         try:
             link = WorkerLink(worker.worker_id, route.digest, slot_bytes, self._on_answer, self._on_free, self._on_lost)
-            self._links[worker.worker_id] = (model, link)
+        except OSError as error:
+            log.warning("worker_not_reached", model=model, worker=worker.worker_id, detail=str(error))
+            return None
+        self._links[worker.worker_id] = (model, link)
+        return link
+
+    async def _open(self, model: str, link: WorkerLink | None, worker: WorkerAddress) -> None:
+        if link is None:
+            return
+        try:
             await link.open(worker.socket)
         except (OSError, wire.WireError) as error:
             log.warning("worker_not_reached", model=model, worker=worker.worker_id, detail=str(error))
-            found = self._links.get(worker.worker_id)
-            if found is not None:
-                found[1].close()
+            link.close()
             return
-        if worker.worker_id in self._links:  # it may be gone again already
-            self._apply(model, self._schedulers[model].connected(worker.worker_id, route.digest, time.monotonic()))
+        if self._links.get(worker.worker_id) == (model, link):  # it may be gone again already
+            self._apply(model, self._schedulers[model].connected(worker.worker_id, link.digest, time.monotonic()))
 
     async def infer(self, model: str, route: ModelRoute, request: InferRequest) -> tuple[bytes, int | None, ModelRoute]:
         """Compute; response body, its JSON length if binary data follow, and the route that computed it.
@@ -137,7 +151,7 @@ class Dispatcher:
             now_s = time.monotonic()
             if now_s >= reach_again_s:
                 reach_again_s = now_s + RECONNECT_S
-                self._reach_again()
+                self.reach_again()
             for model, scheduler in self._schedulers.items():
                 self._apply(model, scheduler.tick(now_s))
                 self._metrics.note_queue(model, scheduler.waiting, scheduler.in_flight)
@@ -151,14 +165,12 @@ class Dispatcher:
         """Return once nobody waits for an answer."""
         await self._idle.wait()
 
-    def _reach_again(self) -> None:
+    def reach_again(self) -> None:
         """Routed workers that could not be reached, or were left because they broke the agreement."""
         for model, route in self.routes.models.items():
             for worker in route.workers:
                 if worker.worker_id not in self._links and os.path.exists(worker.socket):
-                    task = asyncio.create_task(self._open(model, route, worker))
-                    self._reaching.add(task)
-                    task.add_done_callback(self._reaching.discard)
+                    self._opening(model, route, worker)
 
     def _apply(self, model: str, commands: list[sched.Command]) -> None:
         for command in commands:

@@ -107,8 +107,8 @@ class WorkerLink(asyncio.Protocol):
             at = (end + ALIGNMENT_BYTES - 1) // ALIGNMENT_BYTES * ALIGNMENT_BYTES
         self._number += 1
         self._jobs[self._number] = (job, slot)
-        if self._transport is not None:
-            self._transport.write(wire.encode_request(wire.DataRequest(self._number, slot, tuple(tensors))))
+        assert self._transport is not None, "a job for a worker that was never reached"
+        self._transport.write(wire.encode_request(wire.DataRequest(self._number, slot, tuple(tensors))))
 
     def has_begun(self) -> bool:
         """Whether the worker has begun with the oldest request that it has not answered, or has answered it with

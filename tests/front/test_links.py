@@ -113,6 +113,20 @@ def test_a_worker_that_was_left_is_reached_again(short_folder: Path) -> None:
     play(scene)
 
 
+def test_a_worker_that_is_being_reached_is_not_reached_a_second_time(short_folder: Path) -> None:
+    async def scene(dispatcher: Dispatcher) -> None:
+        peer = Peer(short_folder / "w", reply(ECHO))
+        async with peer.listening():
+            following = asyncio.create_task(dispatcher.set_routes(routed(peer)))
+            await asyncio.sleep(0)  # it has begun, and waits for the worker
+            dispatcher.reach_again()
+            await following
+            assert await ask(dispatcher) == [1.0, 2.0]
+            assert peer.hellos == 1
+
+    play(scene)
+
+
 def test_a_worker_that_comes_late_is_reached_and_its_request_was_held(short_folder: Path) -> None:
     async def scene(dispatcher: Dispatcher) -> None:
         peer = Peer(short_folder / "w", reply(ECHO))
