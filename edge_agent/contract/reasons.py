@@ -220,6 +220,12 @@ class Reason(StrEnum):
         "the worker's interpreter does not have the engine",
         "Install the engine for that interpreter, or set [engines.NAME] python in agent.toml; see `edge-agent doctor`",
     )
+    NO_WORKER = (
+        "no_worker",
+        Blame.DECLINED,
+        "no worker process could be started or kept alive long enough to load the snapshot",
+        "Nothing speaks against the snapshot: look for a lack of memory or descriptors, then offer it again",
+    )
     BUSY = (
         "busy",
         Blame.DECLINED,

@@ -171,13 +171,12 @@ class Pool:
                 if worker.ending:
                     await self._end(worker)
                     return
-                if failure.why is Reason.LOAD_CRASH and worker.exit_signal == 9 and attempt < limits.LOAD_KILLED_MAX:
-                    log.warning(
-                        "load_killed_from_outside",
-                        model=worker.model,
-                        snapshot=worker.digest,
-                        attempt=attempt,
-                    )
+                killed = failure.why is Reason.LOAD_CRASH and worker.exit_signal == 9
+                if (killed or failure.why is Reason.NO_WORKER) and attempt < limits.LOAD_KILLED_MAX:
+                    log.warning("load_tried_again", model=worker.model, snapshot=worker.digest, attempt=attempt,
+                                detail=failure.message)  # fmt: skip
+                    if worker.process:
+                        worker.process.kill()
                     worker.process, worker.channel, worker.exit_signal = None, None, None
                     worker.exit_told = asyncio.Event()
                     continue
@@ -218,10 +217,12 @@ class Pool:
         return await load(worker.channel, plan, timeout_s=timeout_s)
 
     async def _death_reason(self, worker: Worker) -> Reason:
-        """Why a loading worker is gone: wait a moment for the fork server's word on it."""
-        with contextlib.suppress(TimeoutError):
+        """Why a loading worker is gone: wait a moment for the fork server's word on it. No word accuses nobody."""
+        try:
             async with asyncio.timeout(limits.EXIT_STATUS_S):
                 await worker.exit_told.wait()
+        except TimeoutError:
+            return Reason.NO_WORKER
         return Reason.LOAD_CRASH
 
     def _fail(self, worker: Worker, failure: LoadFailed) -> None:

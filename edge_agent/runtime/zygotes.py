@@ -19,7 +19,7 @@ import edge_agent.worker
 from edge_agent.config import Config
 from edge_agent.contract.errors import HoldfastError, Unavailable
 from edge_agent.contract.reasons import Reason
-from edge_agent.runtime.channel import Channel, Header, connect
+from edge_agent.runtime.channel import Channel, Header, PeerRefused, connect
 from edge_agent.runtime.process import ProcessHandle, start
 
 log = structlog.get_logger()
@@ -71,17 +71,29 @@ class Zygotes:
         return zygote
 
     async def spawn(self, engine: str, worker_id: str, socket: Path) -> int:
-        """Fork a worker that listens at `socket`; its pid. Raises Unavailable."""
+        """Fork a worker that listens at `socket`; its pid.
+
+        A fork server that does not answer is ended: the next call has a new one. Raises Unavailable (engine_missing,
+        no_worker).
+        """
         zygote = await self.get(engine)
         limits = self._config.limits
-        header, _ = await zygote.channel.request(
-            "spawn",
-            timeout_s=SPAWN_S,
-            worker_id=worker_id,
-            socket=str(socket),
-            address_space_bytes=limits.worker_memory_bytes or None,
-            orphan_timeout_s=limits.orphan_s,
-        )
+        try:
+            header, _ = await zygote.channel.request(
+                "spawn",
+                timeout_s=SPAWN_S,
+                worker_id=worker_id,
+                socket=str(socket),
+                address_space_bytes=limits.worker_memory_bytes or None,
+                orphan_timeout_s=limits.orphan_s,
+            )
+        except PeerRefused as refusal:
+            raise Unavailable(f"the fork server refused: {refusal.text}", reason=Reason.NO_WORKER) from refusal
+        except Unavailable as error:
+            log.warning("zygote_did_not_answer", engine=engine, pid=zygote.process.pid, detail=error.message)
+            self.forget(zygote.channel)
+            zygote.channel.close()
+            raise Unavailable(f"no fork: {error.message}", reason=Reason.NO_WORKER) from error
         return int(header["pid"])
 
     async def adopt(self, channel: Channel, process: ProcessHandle, hello: Header) -> bool:
