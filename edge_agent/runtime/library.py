@@ -47,6 +47,7 @@ class Library:
         self._factories: dict[str, ModelsDb] = {}
         self._pinned_root = pinned_root
         self._known: dict[str, VerifiedManifest] = {}
+        self._admitted: set[str] = set()
         self._in_factory: dict[str, ModelsDb] = {}
 
     # ---- at a boot
@@ -71,6 +72,7 @@ class Library:
             if manifest.name not in model_names:
                 continue
             self._known[verified.digest] = verified
+            self._admitted.add(verified.digest)
             if source is not self._models:
                 self._in_factory[verified.digest] = source
             missing = bool(self._missing(source, manifest)) and verified.digest not in self._in_factory
@@ -114,6 +116,10 @@ class Library:
         verified = self._known.get(digest)
         return verified.manifest if verified else None
 
+    def is_admitted(self, digest: str) -> bool:
+        """Whether this snapshot is in the store or a factory file, whole or damaged; an offer of it is not enough."""
+        return digest in self._admitted
+
     def seen_versions(self) -> TufVersions:
         """The highest metadata versions in the evidence of all snapshots here."""
         seen = TufVersions()
@@ -152,6 +158,8 @@ class Library:
                 return source.open_sealed(manifest, path)
             except Corrupt as error:
                 failure = error
+            except OSError as error:  # no descriptors or no memory for the sealed file
+                raise Unavailable(f"cannot hold {path} in memory: {error}", reason=Reason.NO_WORKER) from error
         raise failure
 
     async def scrub(self, manifest: Manifest, first_chunk: int, chunks_max: int) -> Scrubbed:
@@ -214,16 +222,33 @@ class Library:
         """Make a complete offer visible. Raises Rejected (truncated)."""
         verified = self._known[digest]
         await self._thread.call(lambda: self._writing(lambda m: m.admit(digest, verified.manifest, _unix_ms())))
+        self._admitted.add(digest)
 
     async def drop_offer(self, digest: str) -> None:
         """Forget a half-received snapshot."""
         await self._thread.call(lambda: self._writing(lambda models: models.drop_offer(digest)))
+        if not self.is_admitted(digest):
+            self._known.pop(digest, None)
+
+    async def drop_offers_but(self, kept: frozenset[str]) -> None:
+        """Forget every half-received snapshot but these, with the chunks that only they needed."""
+        if self._models is None or self._models.immutable:
+            return
+        offers = await self._thread.call(self._models.offers, priority=Priority.BULK)
+        for digest, _ in offers:
+            if digest not in kept:
+                await self.drop_offer(digest)
+        if offers:
+            await self.collect_garbage()
 
     async def remove(self, digest: str) -> None:
         """Remove a snapshot and what only it needed."""
         await self._thread.call(
             lambda: self._writing(lambda models: models.remove_snapshot(digest)), priority=Priority.BULK
         )
+        if not self.is_in_factory(digest):
+            self._admitted.discard(digest)
+            self._known.pop(digest, None)
         await self.collect_garbage()
 
     async def collect_garbage(self) -> None:

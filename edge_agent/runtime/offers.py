@@ -86,7 +86,7 @@ class OfferDesk:
     def _verify(self, manifest_raw: bytes, evidence_raw: bytes) -> VerifiedManifest:
         """New content needs fresh metadata; a snapshot that was admitted here is repaired with any that was right."""
         evidence = decode_evidence(evidence_raw)
-        if self._library.manifest(hashlib.sha256(manifest_raw).hexdigest()) is not None:
+        if self._library.is_admitted(hashlib.sha256(manifest_raw).hexdigest()):
             return verify_admitted(evidence, manifest_raw, self._pinned_root)
         return verify_offer(
             evidence,
