@@ -47,6 +47,15 @@ async def serve(options: argparse.Namespace) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, control.stop)
     tasks = [asyncio.create_task(dispatcher.run()), asyncio.create_task(control.end_when_orphaned())]
+
+    def end_if_failed(task: asyncio.Task[None]) -> None:
+        """Without passing time no deadline holds: the runtime starts another front."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("front_failed", exc_info=error)
+            control.stop()
+
+    for task in tasks:
+        task.add_done_callback(end_if_failed)
     await control.routed.wait()  # until then clients wait in the kernel: nobody is told that there is no model
     listening = await asyncio.get_running_loop().create_server(
         clients, sock=listener.dup(), backlog=limits.LISTEN_BACKLOG

@@ -62,6 +62,7 @@ class AdminServer:
         self._routed = routed
         self._server: asyncio.Server | None = None
         self._connections = 0
+        self._peers: dict[asyncio.StreamWriter, asyncio.Task[None]] = {}
         self._verbs: dict[str, Verb] = {
             "status": self._do_status,
             "history": self._do_history,
@@ -86,9 +87,13 @@ class AdminServer:
         path.chmod(0o600)
 
     async def end(self) -> None:
-        """Stop listening."""
+        """Stop listening, and end the connections that there are."""
         if self._server:
             self._server.close()
+        for writer in self._peers:
+            writer.transport.abort()
+        if self._peers:
+            await asyncio.wait(self._peers.values(), timeout=limits.WORKER_END_S)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         session = Session(Offer())
@@ -96,6 +101,9 @@ class AdminServer:
             writer.close()
             return
         self._connections += 1
+        serving = asyncio.current_task()
+        if serving is not None:
+            self._peers[writer] = serving
         decoder = wire.FrameDecoder()
         try:
             while True:  # one pass a message; a silent peer is cut off
@@ -112,6 +120,7 @@ class AdminServer:
             log.info("admin_connection_ended", detail=str(error) or type(error).__name__)
         finally:
             self._connections -= 1
+            self._peers.pop(writer, None)
             self._desk.gone(session.offer)
             writer.close()
 

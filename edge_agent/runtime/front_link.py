@@ -18,7 +18,7 @@ import structlog
 
 from edge_agent.config import Config
 from edge_agent.contract import limits
-from edge_agent.contract.errors import HoldfastError, Rejected, Unavailable
+from edge_agent.contract.errors import HoldfastError, Rejected
 from edge_agent.contract.manifest import Manifest
 from edge_agent.contract.reasons import Reason
 from edge_agent.core import events as ev
@@ -143,7 +143,7 @@ class FrontLink:
 
     async def run(self) -> None:
         """Keep a front running and its routes current, until cancelled."""
-        while True:  # one pass a change; ends by cancellation
+        while not self.ending:  # one pass a change; ends by cancellation too
             if self._channel is None:
                 await asyncio.sleep(respawn_delay_s(self._recent_deaths()))
                 await self._start()
@@ -174,8 +174,8 @@ class FrontLink:
     async def _start(self) -> None:
         path = self._run_dir / "front-0.sock"
         path.unlink(missing_ok=True)
-        if self._listener is None:
-            raise Unavailable("the front has no listening socket")
+        if self._listener is None or self.ending:
+            return
         serving = self._config.serving
         command = [
             sys.executable, "-m", "edge_agent.front",
@@ -189,14 +189,17 @@ class FrontLink:
             "--device-id", self._config.device_id,
             "--log-level", self._config.log_level,
         ]  # fmt: skip
-        process = start(command, pass_fds=[self._listener.fileno()], folder=self._run_dir, on_exit=lambda: None)
+        process: ProcessHandle | None = None
         try:
+            process = start(command, pass_fds=[self._listener.fileno()], folder=self._run_dir, on_exit=lambda: None)
             channel = await connect_when_up(path, process, self._on_event, self.forget, timeout_s=limits.FRONT_START_S)
             await channel.request("hello", timeout_s=limits.FRONT_START_S, role="control", generation=self._generation)
-        except HoldfastError as error:
-            process.kill()
+        except (HoldfastError, OSError) as error:
+            if process:
+                process.kill()
             self._note_death()
-            log.error("front_did_not_start", detail=error.message)
+            self._dirty.set()  # once more, after the pause that the deaths ask for
+            log.error("front_did_not_start", detail=str(error))
             return
         self._attach(channel, process)
         log.info("front_up", pid=process.pid, http=self.address)
