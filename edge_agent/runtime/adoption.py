@@ -80,7 +80,7 @@ class Adoption:
             if channel is not None:
                 channel.close()
             if process is not None:
-                process.kill()  # it listens but does not answer: it would hold memory and port for nothing
+                await process.end(0.0)  # it listens but does not answer: it would hold memory and port for nothing
             return None
         found = Found(path, channel, process, hello)
         routed.append(found)
@@ -101,7 +101,7 @@ class Adoption:
         log.info("child_adopted" if adopted else "child_ended", kind=kind, pid=found.process.pid)
         if not adopted:
             found.channel.close()
-            found.process.kill()
+            await found.process.end(0.0)
         return None
 
     def _on_event(self, found: Found, header: Header) -> None:

@@ -64,15 +64,16 @@ class Runtime:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._state_dir = Path(config.state_dir)
-        self._lock_fd = -1
+        self._lock_fds: list[int] = []
         self._queue: asyncio.Queue[ev.Event] = asyncio.Queue()
 
     async def run(self) -> None:
         """Start, serve until SIGTERM or SIGINT, stop. Raises Rejected when it cannot start; bugs end the process."""
         pinned_root = read_pinned_root(Path(self._config.trusted_root))
         check_pinned_root(pinned_root)
-        self._lock()
+        self._lock_fds = [self._lock(self._state_dir)]
         self._run_dir = make_run_folder(self._state_dir)
+        self._lock_fds.append(self._lock(self._run_dir))  # it stays when the state folder is removed under an agent
         become_subreaper()
         await self._open(pinned_root)
         stop = asyncio.Event()
@@ -88,23 +89,25 @@ class Runtime:
         finally:
             await self._end()
 
-    def _lock(self) -> None:
+    def _lock(self, folder: Path) -> int:
         """One runtime per state folder. Raises Rejected when another one runs, or the folder cannot be made."""
         try:
-            self._state_dir.mkdir(parents=True, exist_ok=True)
-            self._lock_fd = os.open(self._state_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            folder.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
             raise Rejected(
                 f"the state folder {self._state_dir} cannot be written: {error.strerror}",
                 next_step="Make it writable for the agent's user, or set another state_dir in agent.toml",
             ) from error
         try:
-            fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            os.close(descriptor)
             raise Rejected(
                 f"another agent runs on {self._state_dir}",
                 next_step="Stop it first, or give this one a state_dir of its own",
             ) from None
+        return descriptor
 
     async def _open(self, pinned_root: bytes) -> None:
         config = self._config
@@ -159,12 +162,21 @@ class Runtime:
             settings = Settings(model.probation_s, model.allow_interface_change, model.spare)
             await self._executor.post(ev.Booted(name, settings, mine, workers))
             self._resume_offer(name)
+        self._tasks.spawn(self._drop_orphaned_offers(), name="drop-orphaned-offers")
         self._tasks.spawn(self._front.run(), name="front")
         await self._admin.start(self._run_dir / "admin.sock")
         self._tasks.spawn(self._scrubber.run(), name="scrub")
         self._tasks.spawn(self._retention.run(), name="retention")
         log.info("agent_up", version=AGENT_VERSION, http=self._front.address, boot=self._boot,
                  snapshots=len(known), adopted_workers=len(live))  # fmt: skip
+
+    async def _drop_orphaned_offers(self) -> None:
+        """A kill between storing an offer and saving the candidate leaves an offer that no slot knows of."""
+        candidates = [state.candidate.digest for state in self._executor.states() if state.candidate]
+        try:
+            await self._library.drop_offers_but(frozenset(candidates))
+        except HoldfastError as error:
+            log.warning("orphaned_offers_kept", detail=error.message)
 
     def _resume_offer(self, model: str) -> None:
         """A half-received offer of an earlier runtime waits for whoever offers it again, but not for ever."""
@@ -188,7 +200,8 @@ class Runtime:
         await self._tasks.end()
         self._thread.end()
         shutil.rmtree(self._run_dir, ignore_errors=True)
-        os.close(self._lock_fd)
+        for descriptor in self._lock_fds:
+            os.close(descriptor)
 
     # ---- the executor's actor
 
