@@ -48,6 +48,10 @@ class AdminClient:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the connection."""
         self._sock.close()
 
     def ask(self, op: str, payload: bytes = b"", **fields: Any) -> tuple[Header, bytes]:
@@ -78,6 +82,12 @@ def _connect(config: Config) -> socket.socket:
         try:
             sock.connect(str(path))
             return sock
+        except PermissionError as error:
+            sock.close()
+            raise Rejected(
+                f"the agent on {config.state_dir} belongs to another user",
+                next_step="Run this command as root or as that user",
+            ) from error
         except OSError:
             sock.close()
     raise Unavailable(f"no agent runs on {config.state_dir}", next_step="Start it: edge-agent run --config agent.toml")
@@ -100,6 +110,7 @@ def import_bundle(
 
     model, version: the bundle's own words, for the agent's refusal list only. Raises Rejected, Unavailable.
     """
+    AdminClient(config).close()  # nobody there at all is told at once; only a restart on the way is waited for
     deadline = time.monotonic() + wait_s
     while True:  # bounded by wait_s
         try:
