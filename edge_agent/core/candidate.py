@@ -11,6 +11,7 @@ from edge_agent.contract import limits
 from edge_agent.contract.reasons import Blame, Reason
 from edge_agent.core import events as ev
 from edge_agent.core import serving
+from edge_agent.core.ladder import last_good
 from edge_agent.core.serving import Refusal
 from edge_agent.core.state import Candidate, ModelState, Moment, Phase, RefusedOffer, Status, with_damage, with_known
 
@@ -35,6 +36,7 @@ def offer_begun(state: ModelState, event: ev.OfferBegun, now: Moment) -> ModelSt
         state if not event.complete else with_known(state, known or snapshot),
         candidate=Candidate(snapshot, phase, now.unix_ms, previous=state.active),
         generation=state.generation + (1 if record else 0),
+        wanted=state.active if state.candidate_is_active else state.wanted,  # back to it, should the newer one fail
         probation_ends_s=None,
     )
 
@@ -177,20 +179,36 @@ def worker_up_again(state: ModelState, event: ev.WorkerUp, now: Moment) -> Model
     return begin_probation(state, now)
 
 
-def worker_crashed(state: ModelState, event: ev.WorkerCrashed, now: Moment) -> ModelState:
-    """Crashes on different requests in probation speak against the candidate."""
-    state = serving.note_crash(state, event, now)
-    if not serving.is_crash_loop(state, event.digest):
+def watch_unconfirmed(state: ModelState, now: Moment) -> ModelState:
+    """What serves as the wanted snapshot was confirmed once, or is watched until it is; called after every handler.
+
+    Not confirmed are: a snapshot whose probation was cut short by a newer offer that came to nothing, one that an
+    operator went back to, and one that serves after the records were lost. The factory snapshot needs no confirmation.
+    """
+    active = state.find(state.active)
+    if state.candidate or state.status is not Status.UP or active is None:
         return state
-    return failed(state, Reason.PROBATION_CRASH, "workers crashed on different requests", now)
+    if active.is_settled or active.digest != state.wanted:
+        return state
+    good = last_good(state)
+    candidate = Candidate(active, Phase.PROBATION, now.unix_ms, previous=good.digest if good else None)
+    return begin_probation(replace(state, candidate=candidate), now)
+
+
+def worker_crashed(state: ModelState, event: ev.WorkerCrashed, now: Moment) -> ModelState:
+    """Crashes on different requests in probation speak against the candidate; but a flaky model beats none."""
+    state = serving.note_crash(state, event, now)
+    if not serving.is_crash_loop(state, event.digest) or not serving.has_rung_below(state):
+        return state
+    return failed(state, Reason.PROBATION_CRASH, serving.CRASH_LOOP_DETAIL, now)
 
 
 def woke(state: ModelState, event: ev.Woke, now: Moment) -> ModelState:
-    """Confirmed, once probation is over and a worker of the candidate is alive."""
+    """Confirmed, once probation is over, a worker of the candidate is alive and no crash loop speaks against it."""
     candidate = state.candidate
     if candidate is None or state.probation_ends_s is None or now.monotonic_s < state.probation_ends_s:
         return serving.woke(state, event, now)
-    if not state.live_count(candidate.digest):
+    if not state.live_count(candidate.digest) or serving.is_crash_loop(state, candidate.digest):
         return replace(state, probation_ends_s=now.monotonic_s + state.settings.retry_s)
     known = state.find(candidate.digest) or candidate.snapshot
     state = with_known(state, replace(known, confirmed_unix_ms=max(now.unix_ms, 1)))

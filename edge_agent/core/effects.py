@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from edge_agent.contract.reasons import Reason
 from edge_agent.contract.report import ReportKind
 from edge_agent.core import events as ev
 from edge_agent.core.actions import Action, DropOffer, KeepWorkers, Route, Tell, Verify
@@ -28,7 +29,7 @@ def effects(old: ModelState, new: ModelState, event: ev.Event) -> tuple[Action, 
         and (new.candidate is None or new.candidate.digest != old.candidate.digest)
     ):
         actions.append(DropOffer(new.model, old.candidate.digest))
-    return (*actions, *_told(old, new))
+    return (*actions, *_told(old, new, event))
 
 
 def wanted_workers(state: ModelState) -> tuple[str, ...]:
@@ -72,9 +73,19 @@ def _candidate_step(state: ModelState) -> tuple[str, Phase] | None:
     return (state.candidate.digest, state.candidate.phase) if state.candidate else None
 
 
-def _told(old: ModelState, new: ModelState) -> list[Tell]:
+def _told(old: ModelState, new: ModelState, event: ev.Event) -> list[Tell]:
     """Facts for the journal and the outbox: every change that an operator would want to read later."""
-    return [*_told_of_damage(old, new), *_told_of_records(old, new), *_told_of_steps(old, new)]
+    asked = isinstance(event, ev.OfferBegun | ev.RollbackAsked)
+    superseded = _told_of_superseded(old, new) if asked else []
+    return [*_told_of_damage(old, new), *_told_of_records(old, new), *superseded, *_told_of_steps(old, new)]
+
+
+def _told_of_superseded(old: ModelState, new: ModelState) -> list[Tell]:
+    """A candidate that gave way to a newer wish."""
+    if old.candidate is None or (new.candidate and new.candidate.digest == old.candidate.digest):
+        return []
+    snapshot = old.candidate.snapshot
+    return [Tell(new.model, ReportKind.DECLINED, snapshot.digest, snapshot.version, reason=Reason.SUPERSEDED)]
 
 
 def _told_of_damage(old: ModelState, new: ModelState) -> list[Tell]:
@@ -110,7 +121,7 @@ def _told_of_steps(old: ModelState, new: ModelState) -> list[Tell]:
     if new.candidate and _candidate_step(old) != _candidate_step(new):
         snapshot = new.candidate.snapshot
         told.append(Tell(new.model, ReportKind.PHASE, snapshot.digest, snapshot.version, phase=new.phase.value))
-    if old.candidate and new.candidate is None and new.wanted == old.candidate.digest:
+    if old.candidate and _is_confirmed(new, old.candidate.digest) and not _is_confirmed(old, old.candidate.digest):
         snapshot = old.candidate.snapshot
         told.append(Tell(new.model, ReportKind.PHASE, snapshot.digest, snapshot.version, phase="confirmed"))
     if (old.active, old.status, old.fallback_reason) != (new.active, new.status, new.fallback_reason):
@@ -127,3 +138,8 @@ def _told_of_steps(old: ModelState, new: ModelState) -> list[Tell]:
             )
         )
     return told
+
+
+def _is_confirmed(state: ModelState, digest: str) -> bool:
+    known = state.find(digest)
+    return known is not None and known.confirmed_unix_ms > 0

@@ -110,4 +110,5 @@ def decide(state: ModelState, event: ev.Event, now: Moment) -> Step:
     outcome = cell(state, event, now)
     if isinstance(outcome, Refusal):
         return Step(state, (), outcome)
+    outcome = cand.watch_unconfirmed(outcome, now)
     return Step(outcome, effects(state, outcome, event))

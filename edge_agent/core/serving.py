@@ -23,6 +23,8 @@ from edge_agent.core.state import (
     with_damage,
 )
 
+CRASH_LOOP_DETAIL = "workers crashed on different requests"
+
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
@@ -81,10 +83,11 @@ def descend(state: ModelState, reason: Reason, now: Moment) -> ModelState:
 
 
 def quarantine(state: ModelState, digest: str, version: str, reason: Reason, detail: str, now: Moment) -> ModelState:
-    """Record that this snapshot failed here in the present generation."""
+    """Record that this snapshot failed here in the present generation; it is not the wanted one any more."""
     record = Quarantine(digest, version, state.generation, reason, detail[: limits.DETAIL_CHARS_MAX], now.unix_ms)
     others = tuple(q for q in state.quarantine if q.digest != digest)
-    return replace(state, quarantine=(*others, record)[-limits.QUARANTINE_RECORDS_MAX :])
+    state = replace(state, quarantine=(*others, record)[-limits.QUARANTINE_RECORDS_MAX :])
+    return replace(state, wanted=next(iter(rungs(state)), None)) if digest == state.wanted else state
 
 
 def remember_worker(state: ModelState, event: ev.WorkerUp, now: Moment) -> ModelState:
@@ -106,13 +109,12 @@ def bring_up_failed(state: ModelState, event: ev.BringUpFailed, now: Moment) -> 
     if event.digest == state.raising:
         return _rung_refused(state, event, now)
     if event.digest == state.active and not state.live_count(event.digest):
-        state = replace(state, refused_rungs=_added(state.refused_rungs, event.digest))
-        return descend(state, _fallback_reason(event.reason), now)
+        return descend(_without_rung(state, event.digest), _fallback_reason(event.reason), now)
     return state
 
 
 def _rung_refused(state: ModelState, event: ev.BringUpFailed, now: Moment) -> ModelState:
-    state = replace(state, refused_rungs=_added(state.refused_rungs, event.digest))
+    state = _without_rung(state, event.digest)
     if state.status is Status.RAISING:
         return descend(state, _fallback_reason(event.reason), now)
     wanted = state.active if state.fallback_reason is Reason.OPERATOR else state.wanted
@@ -130,8 +132,9 @@ def _fallback_reason(reason: Reason) -> Reason:
     return reason if reason.blame is Blame.FALLBACK else Reason.LOAD_REFUSED
 
 
-def _added(digests: tuple[str, ...], digest: str) -> tuple[str, ...]:
-    return digests if digest in digests else (*digests, digest)
+def _without_rung(state: ModelState, digest: str) -> ModelState:
+    """This snapshot is no rung for the rest of the descent."""
+    return replace(state, refused_rungs=tuple(dict.fromkeys((*state.refused_rungs, digest))))
 
 
 def worker_died(state: ModelState, event: ev.WorkerDied, now: Moment) -> ModelState:
@@ -159,10 +162,18 @@ def is_crash_loop(state: ModelState, digest: str) -> bool:
 def worker_crashed(state: ModelState, event: ev.WorkerCrashed, now: Moment) -> ModelState:
     """Crashes of a confirmed snapshot lead down the ladder, if there is a rung below; a flaky model beats none."""
     state = note_crash(state, event, now)
-    if event.digest != state.active or not is_crash_loop(state, event.digest):
+    if event.digest != state.active or not is_crash_loop(state, event.digest) or not has_rung_below(state):
         return state
-    without = replace(state, refused_rungs=_added(state.refused_rungs, event.digest))
-    return state if next_rung(without) is None else descend(without, Reason.CRASH_LOOP, now)
+    active = state.find(event.digest)
+    if active and not active.is_settled:  # its probation was cut short by a newer offer
+        state = quarantine(state, active.digest, active.version, Reason.PROBATION_CRASH, CRASH_LOOP_DETAIL, now)
+        return descend(state, Reason.PROBATION_CRASH, now)
+    return descend(_without_rung(state, event.digest), Reason.CRASH_LOOP, now)
+
+
+def has_rung_below(state: ModelState) -> bool:
+    """Whether the ladder holds anything but what serves."""
+    return state.active is None or next_rung(_without_rung(state, state.active)) is not None
 
 
 def routed(state: ModelState, event: ev.Routed, now: Moment) -> ModelState:

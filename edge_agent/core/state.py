@@ -58,6 +58,11 @@ class Known:
     confirmed_unix_ms: int = 0
     damaged: bool = False
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether it may serve unwatched: it was confirmed here, or came with the device."""
+        return self.factory or self.confirmed_unix_ms > 0
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:

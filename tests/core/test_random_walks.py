@@ -9,9 +9,8 @@ import pytest
 from edge_agent.contract import limits
 from edge_agent.contract.reasons import Reason
 from edge_agent.core import events as ev
-from edge_agent.core.ladder import last_good
 from edge_agent.core.lifecycle import decide
-from edge_agent.core.state import LiveWorker, ModelState, Moment, Settings
+from edge_agent.core.state import LiveWorker, ModelState, Moment, Settings, Status
 from tests.core.device import FACTORY, ONE, OTHER_INTERFACE, TWO
 
 
@@ -58,7 +57,20 @@ def test_random_walks_keep_every_promise(block: int) -> None:
             assert new.active is None or new.is_quarantined(new.active) is None, story
             if new.active not in (None, state.active):
                 assert new.live_count(new.active), (story, "what begins to serve has a proven worker")
+            assert_going_back_has_a_reason(new, story)
             assert len(new.quarantine) <= limits.QUARANTINE_RECORDS_MAX
             assert len(new.crashes) <= limits.CRASHES_REMEMBERED_MAX
             state = new
-        assert last_good(state) is None or last_good(state).digest != state.active  # type: ignore[union-attr]
+
+
+def assert_going_back_has_a_reason(state: ModelState, story: object) -> None:
+    """What serves is what is wanted and is confirmed or watched; anything else is on its way, or has a reason."""
+    assert state.wanted is None or state.is_quarantined(state.wanted) is None, story
+    if state.status is not Status.UP or state.candidate_is_active:
+        return
+    if state.active != state.wanted:
+        assert state.fallback_reason is not None or state.retry_at_s is not None, story
+    elif state.candidate is None:
+        serving = state.find(state.active)
+        assert serving is not None, story
+        assert serving.is_settled, (story, "serves for good without ever having been confirmed")

@@ -35,14 +35,14 @@ class Saved:
 class World:
     """Carries actions out at once and truthfully: loads work, bytes verify, the front switches to living workers."""
 
-    def __init__(self, saved: Saved) -> None:
+    def __init__(self, saved: Saved, prefix: str = "new") -> None:
         self.state = saved.state
         self.workers = {worker.worker_id: worker.digest for worker in saved.live}
         self.known = saved.known
         self.route: str | None = None
         self.now_s = 0.0
         self.history: list[Saved] = []
-        self._made = 0
+        self._prefix, self._made = prefix, 0
         self._events: deque[ev.Event] = deque()
 
     def run(self, *events: ev.Event) -> None:
@@ -89,14 +89,17 @@ class World:
                 self._events.append(ev.WorkerDied("m", worker_id, digest))
         for digest in wanted:
             self._made += 1
-            self.workers[f"new{self._made}"] = digest
-            self._events.append(ev.WorkerUp("m", f"new{self._made}", digest))
+            worker_id = f"{self._prefix}{self._made}"
+            self.workers[worker_id] = digest
+            self._events.append(ev.WorkerUp("m", worker_id, digest))
 
 
-def story_of_an_import() -> list[Saved]:
-    """Every state that is persisted while ONE serves and TWO is brought in and confirmed."""
-    world = World(Saved("", ModelState("m"), (), (FACTORY, ONE)))
+def story_of_an_import(*, confirmed: bool) -> list[Saved]:
+    """Every state that is persisted while ONE serves, confirmed or still watched, and TWO is brought in."""
+    world = World(Saved("", ModelState("m"), (), (FACTORY, ONE)), prefix="old")
     world.run(ev.Booted("m", SETTINGS, world.known, ()))
+    if confirmed:
+        world.pass_probation()
     world.run(ev.OfferBegun("m", TWO, complete=False, retry=False), ev.OfferCompleted("m", TWO.digest))
     world.pass_probation()
     assert world.state.wanted == TWO.digest
@@ -105,14 +108,14 @@ def story_of_an_import() -> list[Saved]:
 
 def kills() -> Iterator[Saved]:
     """Each persisted state with each possible set of workers that outlived the runtime."""
-    for saved in story_of_an_import():
+    for saved in (*story_of_an_import(confirmed=True), *story_of_an_import(confirmed=False)):
         for count in range(len(saved.live) + 1):
             for live in combinations(saved.live, count):
                 yield Saved(saved.step, saved.state, live, saved.known)
 
 
 @pytest.mark.parametrize(
-    "saved", tuple(kills()), ids=lambda saved: f"{saved.step}-{saved.state.phase}-{len(saved.live)}"
+    "saved", tuple(dict.fromkeys(kills())), ids=lambda saved: f"{saved.step}-{saved.state.phase}-{len(saved.live)}"
 )
 def test_an_import_that_was_cut_off_ends_served_and_confirmed(saved: Saved) -> None:
     world = World(saved)

@@ -49,7 +49,9 @@ def document() -> str:
         _diagram(),
         "`set_aside` is quarantined, or declined when the reason is no failure of the snapshot (docs/reasons.md).\n"
         "What served before goes on serving; from `probation` it is put back. An operator's rollback ends a candidate\n"
-        "as well.\n",
+        "as well. An offer may cut a probation short: if the newer snapshot does not come to serve, the older one is\n"
+        "watched anew. The same goes for any unconfirmed snapshot that serves as the wanted one\n"
+        "(`watch_unconfirmed`).\n",
         "## Phases of the candidate\n",
         _meanings(Phase, comments),
         "## Candidate: phase and event\n",
