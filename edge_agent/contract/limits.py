@@ -81,6 +81,8 @@ FRONT_START_S = 30.0
 FRONT_REQUEST_S = 10.0
 FRONT_END_S = 10.0
 FRONT_PAUSE_S = 0.5  # before a front that did not follow is told again
+FRONT_PING_S = 2.0  # the front is asked so often whether it still runs, and answers within this time
+FRONT_PINGS_MISSED_MAX = 5  # in a row, 10 s: the largest body in JSON blocks a front for 1.5 s here, more on a Jetson
 
 # ---- the store thread
 STORE_WORK_WAITING_MAX = 1_000  # pieces of work; whoever offers chunks waits for each, so this is never reached by one

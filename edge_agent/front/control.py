@@ -9,7 +9,6 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +38,8 @@ class ControlServer:
         self._orphan_since_s: float | None = time.monotonic()
         self._generation = -1
         self._controller: asyncio.StreamWriter | None = None
-        self._ops: dict[str, Callable[[asyncio.StreamWriter, Header], Awaitable[Header]]] = {
-            "routes": self._routes,
-            "exit": self._exit,
-        }
+        self._following: set[asyncio.Task[None]] = set()
+        self._in_order = asyncio.Lock()
 
     async def start(self, path: Path) -> asyncio.Server:
         """Listen for the runtime."""
@@ -74,7 +71,7 @@ class ControlServer:
         try:
             while data := await reader.read(1 << 18):
                 for header, _ in decoder.feed(data):
-                    await self._handle(writer, header)
+                    self._handle(writer, header)
         except (OSError, wire.WireError) as error:
             log.info("control_connection_ended", detail=str(error))
         finally:
@@ -82,20 +79,24 @@ class ControlServer:
                 self._controller, self._orphan_since_s = None, time.monotonic()
             writer.close()
 
-    async def _handle(self, writer: asyncio.StreamWriter, header: Header) -> None:
+    def _handle(self, writer: asyncio.StreamWriter, header: Header) -> None:
+        """Everything is answered at once but `routes`, which may wait for busy workers: a ping does not wait for it."""
         op = str(header.get("op"))
         if op == "hello":
-            answer = self._hello(writer, header)
+            _answer(writer, header, self._hello(writer, header))
         elif writer is not self._controller:
-            answer = _no("not_controller", "say hello first")
+            _answer(writer, header, _no("not_controller", "say hello first"))
+        elif op == "ping":
+            _answer(writer, header, {"ok": True})
         elif op == "listener":
             self._hand_over_listener(writer, header)
-            return
-        elif op in self._ops:
-            answer = await self._ops[op](writer, header)
+        elif op == "routes":
+            self._follow(writer, header)
+        elif op == "exit":
+            self.stop()
+            _answer(writer, header, {"ok": True})
         else:
-            answer = _no("unknown_op", f"no op {op!r}")
-        writer.write(wire.encode_frame({**answer, "reply": header.get("id")}))
+            _answer(writer, header, _no("unknown_op", f"no op {op!r}"))
 
     def _hello(self, writer: asyncio.StreamWriter, header: Header) -> Header:
         generation = header.get("generation")
@@ -112,21 +113,39 @@ class ControlServer:
         with socket.socket(fileno=os.dup(ours.fileno())) as twin:
             wire.send_frame(twin, {"ok": True, "reply": header.get("id")}, fds=[self._listener.fileno()])
 
-    async def _routes(self, writer: asyncio.StreamWriter, header: Header) -> Header:
+    def _follow(self, writer: asyncio.StreamWriter, header: Header) -> None:
+        """Answer once requests go where the routes say, one after the other. The runtime sends the next ones only after
+        an answer or its time-out, so that few are under way.
+        """
+        following = asyncio.create_task(self._routes(writer, header))
+        self._following.add(following)
+
+        def followed(task: asyncio.Task[None]) -> None:
+            self._following.discard(task)
+            if not task.cancelled() and (error := task.exception()) is not None:
+                log.error("routes_not_followed", exc_info=error)
+                writer.close()  # the runtime starts another front
+
+        following.add_done_callback(followed)
+
+    async def _routes(self, writer: asyncio.StreamWriter, header: Header) -> None:
         assert self.dispatcher is not None
         try:
             routes = parse_routes({key: header[key] for key in ("sequence", "models", "gauges") if key in header})
         except HoldfastError as error:
-            return _no("malformed", error.message)
+            _answer(writer, header, _no("malformed", error.message))
+            return
         self.routed.set()
-        await self.dispatcher.set_routes(routes)
+        async with self._in_order:
+            await self.dispatcher.set_routes(routes)
         serving = {m: (r.version, r.digest) for m, r in routes.models.items() if r.digest is not None and r.workers}
         self._metrics.note_routes(serving, routes.gauges)
-        return {"ok": True, "sequence": routes.sequence}
+        _answer(writer, header, {"ok": True, "sequence": routes.sequence})
 
-    async def _exit(self, writer: asyncio.StreamWriter, header: Header) -> Header:
-        self.stop()
-        return {"ok": True}
+
+def _answer(writer: asyncio.StreamWriter, header: Header, answer: Header) -> None:
+    if not writer.is_closing():
+        writer.write(wire.encode_frame({**answer, "reply": header.get("id")}))
 
 
 def _no(word: str, text: str) -> Header:

@@ -18,12 +18,12 @@ import structlog
 
 from edge_agent.config import Config
 from edge_agent.contract import limits
-from edge_agent.contract.errors import HoldfastError, Rejected
+from edge_agent.contract.errors import HoldfastError, Rejected, Unavailable
 from edge_agent.contract.manifest import Manifest
 from edge_agent.contract.reasons import Reason
 from edge_agent.core import events as ev
 from edge_agent.core.backoff import respawn_delay_s
-from edge_agent.runtime.channel import Channel, Header
+from edge_agent.runtime.channel import Channel, Header, PeerRefused
 from edge_agent.runtime.pool import Worker
 from edge_agent.runtime.process import ProcessHandle, start
 from edge_agent.runtime.tasks import Tasks
@@ -208,6 +208,24 @@ class FrontLink:
         self._channel = channel
         self._process = process
         self._dirty.set()
+        self._tasks.spawn(self._watch(channel), name="front-watch")
+
+    async def _watch(self, channel: Channel) -> None:
+        """A front that hangs keeps the port and answers nobody: leave it, which ends it and starts another one."""
+        missed = 0
+        while not channel.closed:  # one pass a ping
+            began_s = asyncio.get_running_loop().time()
+            try:
+                await channel.request("ping", timeout_s=limits.FRONT_PING_S)
+                missed = 0
+            except PeerRefused:
+                missed = 0  # the front of an older version, taken back: it does not know the word, and runs
+            except Unavailable:
+                missed += 1
+            if missed >= limits.FRONT_PINGS_MISSED_MAX and not channel.closed:
+                log.error("front_hung", pings_missed=missed, next_step="Another one is started: nothing to do")
+                channel.close()
+            await asyncio.sleep(max(0.0, began_s + limits.FRONT_PING_S - asyncio.get_running_loop().time()))
 
     def forget(self, channel: Channel) -> None:
         """The connection to the front is gone: it is ended for good and another one takes its place."""

@@ -132,6 +132,24 @@ def test_a_connection_made_while_the_front_is_dead_is_answered_by_its_successor(
     assert agent.port() == port
 
 
+def test_a_front_that_hangs_is_ended_and_its_port_answers_again(new_agent: NewAgent) -> None:
+    """Connections wait in the kernel meanwhile: one made during the hang is answered by the next front."""
+    agent = new_agent().start_and_wait()
+    port, front = agent.port(), agent.status()["processes"]["front"]
+    os.kill(front, signal.SIGSTOP)
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as client:
+            wait_until(lambda: not is_alive(front), "the hung front is ended")
+            client.sendall(raw_request(GOOD))
+            assert client.recv(1000).startswith(b"HTTP/1.1 200")
+    finally:
+        if is_alive(front):
+            os.kill(front, signal.SIGKILL)
+    assert infer(port).status == 200
+    assert agent.status()["processes"]["front"] not in (None, front)
+    assert agent.status()["processes"]["runtime"] is not None and agent.port() == port
+
+
 def test_a_graceful_stop_answers_what_is_computed_and_leaves_no_process_and_no_port(
     new_agent: NewAgent, releases: Releases
 ) -> None:

@@ -7,16 +7,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from edge_agent.front.control import ControlServer
 from edge_agent.front.dispatch import Bounds, Dispatcher
 from edge_agent.front.errors import ComputeFailed, NotServing
 from edge_agent.front.metrics import FrontMetrics
 from edge_agent.front.routes import ModelRoute, Routes, WorkerAddress
+from edge_agent.runtime.channel import Channel, connect
 from edge_agent.worker import wire
 from tests.front.bodies import parse, route, tensor
 
@@ -138,6 +141,49 @@ def test_a_worker_that_comes_late_is_reached_and_its_request_was_held(short_fold
             assert dispatcher.ready("m")
 
     play(scene)
+
+
+def test_a_ping_is_answered_while_routes_wait_for_a_busy_worker(short_folder: Path) -> None:
+    """Else a worker that computes for long would make the front look hung."""
+
+    async def scene(dispatcher: Dispatcher) -> None:
+        busy = asyncio.Event()
+
+        async def compute(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            busy.set()
+            await reader.read()  # says nothing until it is left
+            writer.close()
+
+        async with front_controlled_by(dispatcher, short_folder / "front") as runtime:
+            worker = await asyncio.start_unix_server(compute, short_folder / "w")
+            document = {"state": "serving", "version": "1.0.0", "digest": "d", "inputs": [], "outputs": [],
+                        "workers": [{"worker_id": "w", "socket": str(short_folder / "w")}]}  # fmt: skip
+            following = asyncio.create_task(
+                runtime.request("routes", timeout_s=20, sequence=1, models={"m": document}, gauges={})
+            )
+            await busy.wait()
+            await runtime.request("ping", timeout_s=20)
+            assert not following.done()
+            following.cancel()
+            worker.close()
+
+    play(scene)
+
+
+@contextlib.asynccontextmanager
+async def front_controlled_by(dispatcher: Dispatcher, path: Path) -> AsyncIterator[Channel]:
+    """The front's control socket around this dispatcher, and the runtime's end of it after its hello."""
+    with socket.socket() as listener:
+        control = ControlServer(listener, FrontMetrics(), 60.0)
+        control.dispatcher = dispatcher
+        server = await control.start(path)
+        runtime = await connect(path, lambda _h: None, lambda: None, timeout_s=20)
+        try:
+            await runtime.request("hello", timeout_s=20, role="control", generation=1)
+            yield runtime
+        finally:
+            runtime.close()
+            server.close()
 
 
 @pytest.mark.parametrize(
