@@ -19,7 +19,7 @@ import click
 import msgspec
 
 from edge_agent import AGENT_VERSION
-from edge_agent.client import AdminClient, import_bundle, wait_until_settled
+from edge_agent.client import AdminClient, connect_within, import_bundle, wait_until_settled
 from edge_agent.config import load_config
 from edge_agent.contract import limits
 from edge_agent.contract.errors import HoldfastError, Rejected, Unavailable
@@ -129,12 +129,14 @@ def _tell_outcome(as_json: bool, begun: dict[str, Any], document: dict[str, Any]
 
 
 @main.command()
+@click.option("--wait", "wait_s", type=click.FloatRange(0, 3600), default=0.0, metavar="SECONDS",
+              help="Wait so long for an agent that is just starting.")  # fmt: skip
 @config_option
 @json_option
 @_says_what_to_do
-def status(config_path: Path, as_json: bool) -> None:
+def status(wait_s: float, config_path: Path, as_json: bool) -> None:
     """What serves, what is being brought in, what failed and why."""
-    with AdminClient(load_config(config_path)) as client:
+    with connect_within(load_config(config_path), wait_s) as client:
         document = client.ask("status")[0]["status"]
     if as_json:
         _print_json(document)

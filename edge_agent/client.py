@@ -75,6 +75,18 @@ class AdminClient:
                 return header, payload
 
 
+def connect_within(config: Config, wait_s: float) -> AdminClient:
+    """A connection, to an agent that may be starting. Raises Rejected, or Unavailable after wait_s."""
+    deadline = time.monotonic() + wait_s
+    while True:  # bounded by wait_s
+        try:
+            return AdminClient(config)
+        except Unavailable:
+            if time.monotonic() >= deadline:
+                raise
+        time.sleep(RECONNECT_PAUSE_S)
+
+
 def _connect(config: Config) -> socket.socket:
     for path in admin_sockets(config):
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

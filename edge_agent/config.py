@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 import tomllib
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta, Struct, field
@@ -85,7 +85,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     limits: Limits = Limits()
     scrub: Scrub = Scrub()
     sync: Sync = Sync()
-    log_level: Annotated[str, Meta(pattern="^(debug|info|warning|error)$")] = "info"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     def listen_address(self) -> tuple[str, int]:
         """Host and port of [serving] http. Raises Rejected when it is not host:port."""
@@ -113,7 +113,7 @@ def load_config(path: Path) -> Config:
         raise Rejected(f"{path} is not TOML: {error}", next_step="Mend that line") from error
     except msgspec.ValidationError as error:
         raise Rejected(
-            f"{path}: {error}", next_step="See the table of keys in the README, section 'Run an agent'"
+            f"{path}: {error}", next_step="See the table of keys in the README, section 'The device'"
         ) from error
     return _checked(_with_absolute_paths(config, path.resolve().parent))
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from edge_agent.client import AdminClient
 from edge_agent.config import Config
 from edge_agent.contract.errors import Corrupt, HoldfastError, Rejected
 from edge_agent.contract.evidence import decode_evidence
@@ -31,7 +34,7 @@ class Check:
 
 def examine(config: Config) -> list[Check]:
     """All checks, in the order in which a start would stumble over them."""
-    checks = [_state_dir(config), _root(config)]
+    checks = [_state_dir(config), _root(config), _address(config)]
     checks += [_engine(name, settings.python) for name, settings in config.engines.items()]
     root_file = Path(config.trusted_root)
     checks += [_factory(name, Path(m.factory), root_file) for name, m in config.models.items() if m.factory]
@@ -57,6 +60,19 @@ def _root(config: Config) -> Check:
     except HoldfastError as error:
         return Check("pinned root", False, error.message, error.next_step)
     return Check("pinned root", True, f"{config.trusted_root}, version {version}")
+
+
+def _address(config: Config) -> Check:
+    """The port is free, or this agent has it already."""
+    name, (host, port) = "address", config.listen_address()
+    try:
+        with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
+            return Check(name, True, f"{config.serving.http} is free")
+    except OSError as error:
+        with contextlib.suppress(HoldfastError), AdminClient(config):
+            return Check(name, True, f"{config.serving.http}: the agent runs")
+        return Check(name, False, f"{config.serving.http}: {error.strerror}",
+                     "End what listens there, or set another [serving] http in agent.toml")  # fmt: skip
 
 
 def _engine(name: str, python: str) -> Check:

@@ -159,7 +159,7 @@ def _read_description(folder: Path) -> Description:
     except OSError as error:
         raise Rejected(
             f"{path} cannot be read: {error.strerror}",
-            next_step="Name the folder that the model's recipe wrote (models/NAME/README.md says how)",
+            next_step="Name the folder that the model's recipe wrote (models/README.md says how)",
         ) from error
     if len(raw) > limits.MODEL_DESCRIPTION_BYTES_MAX:
         raise Rejected(f"{path} has more than {limits.MODEL_DESCRIPTION_BYTES_MAX} bytes", reason=Reason.TOO_LARGE)

@@ -11,6 +11,7 @@ import socket
 import struct
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +145,7 @@ class AdminServer:
         return {"status": await self._status()}, b""
 
     async def _do_history(self, session: Session, header: Header, payload: bytes) -> Answer:
-        newest = _int(header, "newest", 50, limits.HISTORY_LINES_MAX)
+        newest = max(1, _int(header, "newest", 50, limits.HISTORY_LINES_MAX))
         lines = await self._store.journal(self._model_or_none(header), newest)
         return {
             "lines": [{"number": x.number, "at_unix_ms": x.at_unix_ms, "model": x.model, **x.entry} for x in lines]
@@ -213,8 +214,13 @@ class AdminServer:
         try:
             return self._executor.state(name).model
         except KeyError:
-            here = ", ".join(state.model for state in self._executor.states())
-            raise Rejected(f"this device runs no model {name!r} (it runs: {here})", reason=Reason.WRONG_SLOT) from None
+            here = [state.model for state in self._executor.states()]
+            close = get_close_matches(name, here, n=1)
+            raise Rejected(
+                f"this device runs no model {name!r} (it runs: {', '.join(here)})",
+                reason=Reason.WRONG_SLOT,
+                next_step=f"Did you mean {close[0]}?" if close else "",
+            ) from None
 
     def _model_or_none(self, header: Header) -> str | None:
         return self._model(header) if header.get("model") is not None else None

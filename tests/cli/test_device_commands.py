@@ -55,6 +55,28 @@ def test_status_has_the_agreed_shape(device: Agent, releases: Releases) -> None:
     assert slot["serving"] is True and slot["fallbacks"] == 0
 
 
+def test_status_waits_for_an_agent_that_is_starting(new_agent: NewAgent) -> None:
+    """As the README has it: started in the background, asked at once."""
+    agent = new_agent()
+    assert agent.cli("status").returncode == 1, "nobody runs: told at once"
+    agent.start()
+    assert set(agent.cli_json("status", "--wait", "60")["models"]) == {"tiny"}
+
+
+def test_commands_without_an_agent_fail_at_once(releases: Releases, new_agent: NewAgent) -> None:
+    """The time-out of the command line here lies far below what an import waits for a restart."""
+    agent = new_agent()
+    refused = agent.cli("import", str(releases.all["1.0.0"].bundle), timeout_s=20.0)
+    assert refused.returncode == 1
+    assert "no agent runs" in refused.stderr and "edge-agent run" in refused.stderr
+
+
+def test_a_misspelt_model_gets_the_nearest_name(device: Agent) -> None:
+    refused = device.cli("rollback", "tinny")
+    assert refused.returncode == 1
+    assert "Did you mean tiny?" in refused.stderr
+
+
 def test_status_names_a_candidate_with_its_phase(releases: Releases, new_agent: NewAgent) -> None:
     agent = new_agent(model={"probation_s": 600.0}).start_and_wait()
     agent.cli_json("import", str(releases.all["1.0.0"].bundle))

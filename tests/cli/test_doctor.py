@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -29,9 +30,10 @@ class Device:
         """agent.toml, with other values for some keys."""
         root = self.folder / "root.json"
         keys = {"state_dir": "state", "trusted_root": str(root), "model": "tiny", "python": sys.executable,
-                "engine": "numpy", **changes}  # fmt: skip
+                "engine": "numpy", "http": "127.0.0.1:0", **changes}  # fmt: skip
         self.config.write_text(
             'state_dir = "{state_dir}"\ntrusted_root = "{trusted_root}"\ndevice_type = "x86_64"\n'
+            '[serving]\nhttp = "{http}"\n'
             '[models.{model}]\nfactory = "tiny.factory"\n[engines.{engine}]\npython = "{python}"\n'.format(**keys)
         )
 
@@ -50,12 +52,12 @@ def device(tmp_path: Path, releases: Releases) -> Device:
 
 def test_a_device_that_is_fine(device: Device) -> None:
     checks = device.checks(code=0)
-    assert set(checks) == {"state folder", "pinned root", "engine numpy", "factory snapshot of tiny"}
+    assert set(checks) == {"state folder", "pinned root", "address", "engine numpy", "factory snapshot of tiny"}
     assert "tiny@0.9.0" in checks["factory snapshot of tiny"]["detail"]
     assert all(check["next_step"] == "" for check in checks.values())
     assert not (device.folder / "state").exists(), "it changes nothing"
     told = run(edge_agent, "doctor", "--config", device.config)
-    assert told.stdout.count("ok   ") == 4 and told.stderr == ""
+    assert told.stdout.count("ok   ") == 5 and told.stderr == ""
 
 
 @pytest.mark.parametrize(
@@ -114,3 +116,11 @@ def test_a_factory_file_is_written_whole_or_refused(device: Device, releases: Re
     device.write(model="nose")
     refused = document(edge_agent, *arguments, tmp_path / "third", code=1)
     assert refused["reason"] == "wrong_slot" and not (tmp_path / "third").exists()
+
+
+def test_a_port_that_is_taken(device: Device) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        http = f"127.0.0.1:{taken.getsockname()[1]}"
+        device.write(http=http)
+        check = device.checks(code=1)["address"]
+    assert http in check["detail"] and "[serving] http" in check["next_step"]

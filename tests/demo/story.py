@@ -63,7 +63,7 @@ def damage(stage: Stage) -> None:
     digest, agent = stage.digests["1.1.0"], stage.agent
     with stage.step("c1. Bits flip in the stored chunks of the active snapshot") as seen:
         stage.mark("bits flipped on disk")
-        seen.append(f"{_flip(stage, '1.1.0')} places flipped in models.db")
+        seen.append(f"bytes flipped in models.db: {_flip(stage, '1.1.0')}")
         agent.wait_model("digits", lambda m: is_damaged(m, digest), "the device notices by itself")
         assert agent.model("digits")["active"]["version"] == "1.1.0"
         seen.append("noticed by the scrub and reported; the loaded bytes go on serving")
