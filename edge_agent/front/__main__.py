@@ -70,6 +70,7 @@ async def serve(options: argparse.Namespace) -> None:
     await clients.shutdown(LAST_ANSWERS_S)
     for task in tasks:
         task.cancel()
+    await control.end(LAST_ANSWERS_S)
     await runner.cleanup()
 
 

@@ -38,6 +38,7 @@ class ControlServer:
         self._orphan_since_s: float | None = time.monotonic()
         self._generation = -1
         self._controller: asyncio.StreamWriter | None = None
+        self._peers: dict[asyncio.StreamWriter, asyncio.Task[None]] = {}
         self._following: set[asyncio.Task[None]] = set()
         self._in_order = asyncio.Lock()
 
@@ -51,6 +52,13 @@ class ControlServer:
         """End the front gracefully."""
         self.stopping.set()
         self.routed.set()
+
+    async def end(self, timeout_s: float) -> None:
+        """End the connections that there are, so that nothing is cancelled in the middle."""
+        for writer in self._peers:
+            writer.close()
+        if self._peers:
+            await asyncio.wait(self._peers.values(), timeout=timeout_s)
 
     def tell(self, event: Header) -> None:
         """A fact for the runtime; without one it is logged already, and lost."""
@@ -68,6 +76,9 @@ class ControlServer:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         decoder = wire.FrameDecoder()
+        serving = asyncio.current_task()
+        if serving is not None:
+            self._peers[writer] = serving
         try:
             while data := await reader.read(1 << 18):
                 for header, _ in decoder.feed(data):
@@ -75,6 +86,7 @@ class ControlServer:
         except (OSError, wire.WireError) as error:
             log.info("control_connection_ended", detail=str(error))
         finally:
+            self._peers.pop(writer, None)
             if self._controller is writer:
                 self._controller, self._orphan_since_s = None, time.monotonic()
             writer.close()
