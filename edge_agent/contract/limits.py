@@ -61,6 +61,8 @@ ADMIN_REQUEST_S = 60.0
 # ---- the runtime's executor
 EVENTS_WAITING_MAX = 1_000  # events waiting for a decision; each takes one short transaction
 UNTOLD_MAX = 100  # facts kept in memory for one slot while the disk cannot be written
+PERSIST_S = 1.0  # a disk that needs longer hangs: safety goes on in memory, and is written when the disk is back
+PERSIST_PATIENT_S = 10.0  # an offer waits so long for a slow disk, while nothing about safety waits behind it
 WAKE_PAUSE_MAX_S = 5.0  # the executor looks at its deadlines at least this often
 
 # ---- publishing
@@ -85,6 +87,7 @@ FRONT_PING_S = 2.0  # the front is asked so often whether it still runs, and ans
 FRONT_PINGS_MISSED_MAX = 5  # in a row, 10 s: the largest body in JSON blocks a front for 1.5 s here, more on a Jetson
 
 # ---- the store thread
+STORE_END_S = 2.0  # a stop waits so long for what is being written; a disk that hangs does not hold it up
 STORE_WORK_WAITING_MAX = 1_000  # pieces of work; whoever offers chunks waits for each, so this is never reached by one
 GARBAGE_CHUNKS_AT_ONCE = 8  # one short transaction of a collection
 OFFER_KEPT_S = 600.0  # chunks of an unfinished offer are kept so long for whoever offers it again

@@ -214,6 +214,12 @@ class Reason(StrEnum):
         "the state folder cannot be written: serving goes on, updates do not",
         "Make the state folder writable again; look for file system errors in the kernel log",
     )
+    DISK_HANGS = (
+        "disk_hangs",
+        Blame.DECLINED,
+        "the state folder's disk does not answer: serving goes on from memory, updates do not",
+        "Look for a hung or frozen disk in the kernel log; what happened is written once it answers",
+    )
     ENGINE_MISSING = (
         "engine_missing",
         Blame.DECLINED,

@@ -163,7 +163,7 @@ class AdminServer:
             state = self._executor.state(model)
             if state.active == target and state.status is Status.UP and self._routed(model) == target:
                 unsaved = self._executor.storage_reason
-                saved = {"saved": unsaved is None, "storage": unsaved.value if unsaved else None}
+                saved = {"saved": self._executor.is_saved(model), "storage": unsaved.value if unsaved else None}
                 return {"model": model_document(state, self._routed(model)), **saved}, b""
             if state.wanted != target or target not in (state.active, state.raising):
                 raise Unavailable(

@@ -112,15 +112,16 @@ class Runtime:
     async def _open(self, pinned_root: bytes) -> None:
         config = self._config
         self._tasks = Tasks()
-        self._thread = StoreThread()
-        opened = await self._thread.call(open_store, self._state_dir, monotonic_and_wall().unix_ms)
+        self._agent_thread, self._models_thread = StoreThread(), StoreThread()
+        opened = await self._models_thread.call(open_store, self._state_dir, monotonic_and_wall().unix_ms)
         for note in opened.notes:
             log.warning("store_note", detail=note)
-        self._store = AgentStore(self._thread, self._state_dir / "agent.db", opened.agent, config.device_id)
+        self._store = AgentStore(self._agent_thread, self._state_dir / "agent.db", opened.agent, config.device_id)
         self._boot = await self._store.begin()
         generation = generation_now()
         factories = {name: Path(model.factory) for name, model in config.models.items() if model.factory}
-        self._library = Library(self._thread, self._state_dir / "models.db", opened.models, factories, pinned_root)
+        models_db = self._state_dir / "models.db"
+        self._library = Library(self._models_thread, models_db, opened.models, factories, pinned_root)
         saved = await self._store.states()
         states = [saved.get(name) or ModelState(name) for name in config.models]
         self._executor = Executor(self._store, self, monotonic_and_wall, states)
@@ -198,7 +199,9 @@ class Runtime:
                 await self._front.end()
                 await self._pool.end()
         await self._tasks.end()
-        self._thread.end()
+        for thread in (self._agent_thread, self._models_thread):
+            if not thread.end(limits.STORE_END_S):
+                log.error("disk_hangs_at_the_end", next_step=Reason.DISK_HANGS.next_step)
         shutil.rmtree(self._run_dir, ignore_errors=True)
         for descriptor in self._lock_fds:
             os.close(descriptor)

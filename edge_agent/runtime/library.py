@@ -265,14 +265,20 @@ class Library:
         return await self._thread.call(models.used_bytes, priority=Priority.BULK) if models else 0
 
     async def record_proof(self, digest: str, profile: EngineProfile, answer: dict[str, Any]) -> None:
-        """Keep the result of the proof with the snapshot; serving does not wait for a disk that cannot be written."""
+        """Keep the result of the proof with the snapshot; serving does not wait for a disk that cannot be written.
+
+        A proof that says nothing new is not written: respawns must not wear a flash disk out, nor wait for a disk.
+        """
         keep = ("device", "engine_version", "load_ms", "first_run_ms", "resident_bytes", "proof")
-        detail = json.dumps({key: answer.get(key) for key in keep})
+        said = {key: answer.get(key) for key in keep}
+
+        def record(models: ModelsDb) -> None:
+            proofs = [detail for engine, _, detail in models.proofs(digest) if engine == profile.engine]
+            if not any(_says_the_same(detail, said) for detail in proofs):
+                models.record_proof(digest, profile.engine, json.dumps(said), _unix_ms())
+
         try:
-            await self._thread.call(
-                lambda: self._writing(lambda m: m.record_proof(digest, profile.engine, detail, _unix_ms())),
-                priority=Priority.BULK,
-            )
+            await self._thread.call(lambda: self._writing(record), priority=Priority.BULK)
         except HoldfastError as error:
             log.warning("proof_not_recorded", snapshot=digest, detail=error.message)
 
@@ -313,6 +319,14 @@ def known_snapshot(manifest: Manifest, digest: str, *, factory: bool = False, da
         factory=factory,
         damaged=damaged,
     )
+
+
+def _says_the_same(recorded: str, said: dict[str, Any]) -> bool:
+    try:
+        before = json.loads(recorded)
+        return all(before[key] == said[key] for key in ("device", "engine_version", "proof"))
+    except (ValueError, KeyError, TypeError):
+        return False  # damaged: written anew
 
 
 def read_pinned_root(path: Path) -> bytes:

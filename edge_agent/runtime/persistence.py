@@ -6,6 +6,8 @@ When a transition is saved, and what goes on when it cannot be, is `executor`'s.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import secrets
 from dataclasses import fields
 from pathlib import Path
@@ -14,7 +16,7 @@ from typing import Any
 import structlog
 
 from edge_agent.contract import canonical, limits
-from edge_agent.contract.errors import Corrupt, HoldfastError
+from edge_agent.contract.errors import Corrupt, HoldfastError, Unavailable
 from edge_agent.contract.report import Report
 from edge_agent.core.actions import Tell
 from edge_agent.core.events import Event
@@ -37,6 +39,8 @@ class AgentStore:
         self._agent = agent
         self._device_id = device_id
         self._incarnation = ""
+        self._counting: asyncio.Task[int] | None = None
+        self._counted = 0
 
     async def begin(self) -> int:
         """The number of this boot, persisted if possible; called once, before anything else."""
@@ -100,13 +104,19 @@ class AgentStore:
         return await self._thread.call(lambda: agent.journal(model=model, newest=newest))
 
     async def outbox_count(self) -> int:
-        """Reports waiting."""
-        if self._agent is None:
+        """Reports waiting; while the disk hangs, as many as there were before."""
+        agent = self._agent
+        if agent is None:
             return 0
-        try:
-            return await self._thread.call(self._agent.outbox_count)
-        except Corrupt:
-            return 0
+        if self._counting is None:
+            self._counting = asyncio.create_task(self._thread.call(agent.outbox_count))
+        counting = self._counting
+        await asyncio.wait({counting}, timeout=limits.PERSIST_S)
+        if counting.done():
+            self._counting = None
+            with contextlib.suppress(Corrupt, Unavailable):
+                self._counted = counting.result()
+        return self._counted
 
     def _report(self, tell: Tell, now: Moment) -> bytes:
         """The fact without its number: the outbox gives it one, in the same transaction."""

@@ -199,9 +199,9 @@ class Pool:
         log.info("worker_up", model=worker.model, snapshot=worker.digest, worker=worker.worker_id,
                  load_ms=answer.get("load_ms"), device_used=answer.get("device"),
                  proof=answer.get("proof"))  # fmt: skip
-        await self._library.record_proof(worker.digest, plan.profile, answer)
         self._post(ev.WorkerUp(worker.model, worker.worker_id, worker.digest))
         self._front.workers_changed(worker.model)
+        await self._library.record_proof(worker.digest, plan.profile, answer)  # last: the disk may hang
 
     async def _spawn_and_load(self, worker: Worker, plan: LoadPlan) -> Header:
         pid = await self.zygotes.spawn(plan.profile.engine, worker.worker_id, worker.socket)

@@ -1,11 +1,13 @@
-"""The one thread that touches the databases, with safety work before bulk. What is done there is the caller's matter.
+"""The one thread that touches a database, with safety work before bulk. What is done there is the caller's matter.
 
-A fallback never waits for more than one chunk commit: each piece of bulk work is one short transaction.
+A fallback never waits for more than one chunk commit: each piece of bulk work is one short transaction. Each database
+has a thread of its own: a write to one that does not come back keeps nobody from reading the other.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import queue
 import threading
@@ -57,10 +59,12 @@ class StoreThread:
             raise Unavailable("the store has too much work waiting", next_step="Try again") from None
         return await done
 
-    def end(self) -> None:
-        """Finish what is queued, then end the thread."""
-        self._queue.put((Priority.BULK + 1, next(self._numbers), None))
-        self._thread.join()
+    def end(self, timeout_s: float | None = None) -> bool:
+        """Finish what is queued, then end the thread; False when a disk that hangs has kept it for timeout_s."""
+        with contextlib.suppress(queue.Full):
+            self._queue.put((Priority.BULK + 1, next(self._numbers), None), timeout=timeout_s)
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
 
     def _run(self) -> None:
         while True:  # bounded by its queue; ends with `end`

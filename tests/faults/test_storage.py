@@ -1,10 +1,11 @@
-"""A full disk and a read-only disk under a device that serves: updates are declined by name, serving goes on.
+"""A full, a read-only and a hanging disk under a device that serves: updates are declined by name, serving goes on.
 
 Damaged bytes are tested in test_damaged_state.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import subprocess
@@ -56,6 +57,15 @@ class Disk:
     def mend(self) -> None:
         """What an operator does about it, without unmounting."""
         _run("mount", "-o", "remount,rw", str(self.folder))
+
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """The disk hangs: whoever writes waits, and cannot even be killed. Reading goes on."""
+        _run("fsfreeze", "-f", str(self.folder))
+        try:
+            yield
+        finally:
+            _run("fsfreeze", "-u", str(self.folder))
 
     def end(self) -> None:
         """Unmount, now or when the last file is closed."""
@@ -136,8 +146,8 @@ def test_a_full_disk_declines_updates_and_nothing_else(disk: Disk, agent: Agent,
     assert agent.status()["storage"] is None
 
 
-def test_damage_on_a_full_disk_is_still_a_fallback(disk: Disk, agent: Agent, releases: Releases) -> None:
-    disk.fill()
+def damage_weights(agent: Agent, releases: Releases) -> None:
+    """One bit of 1.1.0 on the disk is another one now."""
     database = agent.state_dir / "models.db"
     content = bytearray(database.read_bytes())
     weights = (releases.all["1.1.0"].folder / "model.bin").read_bytes()
@@ -145,6 +155,11 @@ def test_damage_on_a_full_disk_is_still_a_fallback(disk: Disk, agent: Agent, rel
     with database.open("r+b") as target:
         target.seek(at + 8)
         target.write(bytes([content[at + 8] ^ 1]))
+
+
+def test_damage_on_a_full_disk_is_still_a_fallback(disk: Disk, agent: Agent, releases: Releases) -> None:
+    disk.fill()
+    damage_weights(agent, releases)
     agent.kill_workers(releases.all["1.1.0"].digest)
     assert check_answers(agent, releases, "damage on a full disk") == "1.0.0"
 
@@ -159,6 +174,29 @@ def test_a_read_only_disk_serves_on_and_says_so(disk: Disk, agent: Agent, releas
     assert done.returncode == 0, "an operator's hand works in the worst hour: " + done.stderr
     assert "could not be saved (read_only)" in done.stderr
     assert check_answers(agent, releases, "rolled back") == "1.0.0"
+
+
+def test_a_disk_that_hangs_is_no_outage(disk: Disk, agent: Agent, releases: Releases) -> None:
+    """A cold fallback and a rollback while no write comes back; all of it is on the disk once it answers."""
+    damage_weights(agent, releases)
+    with disk.frozen():
+        agent.kill_workers(releases.all["1.1.0"].digest)
+        assert check_answers(agent, releases, "cold fallback") == "1.0.0"
+        assert agent.status()["storage"] == "disk_hangs"
+        declined(agent, releases.publish("4.2.0", proven=False).bundle, "disk_hangs")
+        agent.kill_workers(releases.all["1.0.0"].digest)
+        assert check_answers(agent, releases, "workers killed") == "1.0.0"
+        done = agent.cli("rollback", "tiny", "--to", "0.9.0")
+        assert done.returncode == 0, "an operator's hand works in the worst hour: " + done.stderr
+        assert "could not be saved (disk_hangs)" in done.stderr
+        assert check_answers(agent, releases, "rolled back") == "0.9.0"
+    wait_until(lambda: agent.status()["storage"] is None, "everything is saved")
+    agent.kill_runtime()
+    agent.start()
+    wait_recovered(agent, "another runtime")
+    assert check_answers(agent, releases, "another runtime") == "0.9.0"
+    served = [line["version"] for line in agent.cli_json("history")["lines"] if line["kind"] == "serving"]
+    assert [version for version in served if version][-2:] == ["1.0.0", "0.9.0"]
 
 
 def test_a_boot_on_a_read_only_disk_knows_the_newest_transitions(disk: Disk, agent: Agent, releases: Releases) -> None:

@@ -30,18 +30,22 @@ Fact = tuple[str | None, ...]
 
 
 class RefusingStore:
-    """The real store, whose writes with these numbers (from 1) find a full disk."""
+    """The real store, whose writes with these numbers (from 1) find a full disk, and whose disk hangs when told so."""
 
     def __init__(self, store: AgentStore, refused: Container[int] = ()) -> None:
         self._store = store
         self.refused = refused
         self.writes = 0
+        self.answers = asyncio.Event()
+        self.answers.set()
 
     async def commit(self, state: ModelState, event: ev.Event, told: tuple[Tell, ...], now: Moment) -> None:
-        """Count, then write or refuse."""
+        """Count, wait while the disk hangs, then write or refuse."""
         self.writes += 1
-        if self.writes in self.refused:
-            raise Unavailable(f"write {self.writes} finds a full disk", reason=Reason.DISK_FULL)
+        write = self.writes
+        await self.answers.wait()
+        if write in self.refused:
+            raise Unavailable(f"write {write} finds a full disk", reason=Reason.DISK_FULL)
         await self._store.commit(state, event, told, now)
 
 
