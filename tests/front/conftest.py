@@ -29,8 +29,9 @@ class Device:
 
 
 @pytest.fixture(scope="session")
-def device(releases: Releases) -> Iterator[Device]:
-    """Serves tiny 2.0.0 until the end of the run."""
+def device(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Device]:
+    """Serves tiny 2.0.0 until the end of the run; a publisher of its own, so that no other test is in its way."""
+    releases = Releases(tmp_path_factory.mktemp("releases"))
     release = releases.publish("2.0.0", first_layers=FAULTS)
     with ShortFolder() as folder:
         factory = str(folder / "factory")

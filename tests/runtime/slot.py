@@ -200,3 +200,9 @@ def play(folder: Path, story: Callable[[Slot], Awaitable[None]], refused: Contai
 
 async def _as_coroutine(story: Awaitable[None]) -> None:
     await story
+
+
+async def serve_two(slot: Slot) -> None:
+    await slot.feed(ev.Booted(MODEL, SETTINGS, (FACTORY,), ()))
+    await slot.bring_in(ONE)
+    await slot.bring_in(TWO)
