@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_agent.contract import limits
-from edge_agent.store.sqlite import connect, row, rows, translated
+from edge_agent.store.sqlite import connect, row, rows, translated, upsert
 
 SCHEMA_VERSION = 1
 MIGRATIONS: dict[int, str] = {
@@ -68,9 +68,9 @@ class AgentDb:
     ) -> None:
         """State, journal lines and reports in one transaction; journal and outbox stay within their bounds."""
         with translated(self.path.name), self._db.atomic():
-            self._db.table("state").upsert({"model": model, "document": document}, pk="model")
+            upsert(self._db, "state", {"model": model, "document": document}, key="model")
             # Changes with every commit: SQLite leaves out a write that changes nothing, and its failure with it.
-            self._db.table("meta").upsert({"key": "saved_unix_ms", "value": str(at_unix_ms)}, pk="key")
+            upsert(self._db, "meta", {"key": "saved_unix_ms", "value": str(at_unix_ms)}, key="key")
             for entry in entries:
                 self._db.table("journal").insert(
                     {"at_unix_ms": at_unix_ms, "model": model, "entry": json.dumps(entry, ensure_ascii=False)}
@@ -114,7 +114,7 @@ class AgentDb:
         """Set small values, in one transaction."""
         with translated(self.path.name), self._db.atomic():
             for key, value in values.items():
-                self._db.table("meta").upsert({"key": key, "value": value}, pk="key")
+                upsert(self._db, "meta", {"key": key, "value": value}, key="key")
 
     def outbox_count(self) -> int:
         """Reports that nobody has acknowledged yet."""

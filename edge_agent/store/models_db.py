@@ -20,7 +20,7 @@ from edge_agent.contract.errors import Corrupt, Rejected
 from edge_agent.contract.manifest import Manifest, parse_manifest
 from edge_agent.contract.reasons import Reason
 from edge_agent.store.memfd import SealedFile
-from edge_agent.store.sqlite import connect, forget_cached_pages, row, rows, translated
+from edge_agent.store.sqlite import connect, forget_cached_pages, row, rows, translated, upsert
 
 SCHEMA_VERSION = 1
 PAGES_OF_A_CHUNK_MAX = 40  # 32 with bytes, one with the row, some for the index and for what a removed row left
@@ -106,7 +106,9 @@ class ModelsDb:
                     [manifest_raw, evidence_raw, manifest.name, manifest.version, manifest.release, digest],
                 )
                 return
-            self._db.table("offer").upsert(
+            upsert(
+                self._db,
+                "offer",
                 {
                     "digest": digest,
                     "name": manifest.name,
@@ -116,7 +118,7 @@ class ModelsDb:
                     "manifest": manifest_raw,
                     "evidence": evidence_raw,
                 },
-                pk="digest",
+                key="digest",
             )
 
     def drop_offer(self, digest: str) -> None:
@@ -260,7 +262,9 @@ class ModelsDb:
     def put_snapshot(self, snapshot: StoredSnapshot, at_unix_ms: int) -> None:
         """Take over a snapshot row as it is (salvage): visible at once, chunks may be missing."""
         with translated(self.path.name), self._db.atomic():
-            self._db.table("snapshot").upsert(
+            upsert(
+                self._db,
+                "snapshot",
                 {
                     "digest": snapshot.digest,
                     "name": snapshot.name,
@@ -270,7 +274,7 @@ class ModelsDb:
                     "manifest": snapshot.manifest_raw,
                     "evidence": snapshot.evidence_raw,
                 },
-                pk="digest",
+                key="digest",
             )
 
     def remove_snapshot(self, digest: str) -> None:
@@ -313,9 +317,11 @@ class ModelsDb:
     def record_proof(self, digest: str, engine: str, detail: str, at_unix_ms: int) -> None:
         """The result of the last proof on this engine, part of the evidence (detail: JSON)."""
         with translated(self.path.name), self._db.atomic():
-            self._db.table("proof").upsert(
+            upsert(
+                self._db,
+                "proof",
                 {"digest": digest, "engine": engine, "proven_unix_ms": at_unix_ms, "detail": detail},
-                pk=("digest", "engine"),
+                key="digest, engine",
             )
 
     def proofs(self, digest: str) -> tuple[tuple[str, int, str], ...]:

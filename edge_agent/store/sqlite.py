@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,21 @@ def _in_our_words(what: str, error: Exception) -> HoldfastError:
     if code is not None and (code & 0xFF) == sqlite3.SQLITE_TOOBIG:
         return Rejected(f"{what}: {error}", reason=Reason.TOO_LARGE)
     return Corrupt(f"{what} is damaged ({error})", reason=Reason.DAMAGE)
+
+
+def upsert(database: sqlite_utils.Database, table: str, values: Mapping[str, Any], *, key: str) -> None:
+    """Insert this row, or change the one with the same key (columns, with commas between them).
+
+    Not sqlite_utils' own upsert: that finds out by a write whether SQLite can do this, takes a disk that cannot be
+    written for a no, and from then on loses new rows without a word.
+    """
+    columns = ", ".join(f'"{name}"' for name in values)
+    changes = ", ".join(f'"{name}"=excluded."{name}"' for name in values)
+    database.execute(
+        f'INSERT INTO "{table}"({columns}) VALUES({", ".join("?" * len(values))}) ON CONFLICT({key}) DO UPDATE'
+        f" SET {changes}",
+        list(values.values()),
+    )
 
 
 def row(database: sqlite_utils.Database, statement: str, parameters: Sequence[Any] = ()) -> tuple[Any, ...] | None:

@@ -127,3 +127,21 @@ def test_what_is_too_large_for_a_row_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Rejected) as caught, translated("a.db"):
         database.execute("SELECT zeroblob(2000)")
     assert caught.value.reason is Reason.TOO_LARGE
+
+
+def test_a_write_after_one_that_failed_is_kept(tmp_path: Path) -> None:
+    """The first write of all meets a disk that cannot be written: what follows is not lost for it."""
+    models, agent = ModelsDb(tmp_path / "models.db"), AgentDb(tmp_path / "agent.db")
+    for opened in (models, agent):
+        opened._db.execute("PRAGMA query_only=1").fetchall()
+    with pytest.raises(Unavailable):
+        offer(models, ONE)
+    with pytest.raises(Unavailable):
+        agent.set_meta({"a": "b"})
+    for opened in (models, agent):
+        opened._db.execute("PRAGMA query_only=0").fetchall()
+    offer(models, ONE)
+    agent.set_meta({"a": "b"})
+    assert (models.offers()[0][0], agent.meta("a")) == (ONE.digest, "b")
+    models.close()
+    agent.close()
