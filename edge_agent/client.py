@@ -5,6 +5,7 @@ Blocking; nothing is decided or stored here.
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import time
 from collections.abc import Callable
@@ -58,7 +59,8 @@ class AdminClient:
         """One request. Raises Rejected or Unavailable as the agent says, Unavailable when it is gone."""
         self._number += 1
         try:
-            self._sock.sendall(wire.encode_frame({"op": op, "id": self._number, **fields}, payload))
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # what it said before it hung up is read
+                self._sock.sendall(wire.encode_frame({"op": op, "id": self._number, **fields}, payload))
             header, answer = self._receive()
         except (OSError, wire.WireError) as error:
             raise Unavailable(f"the agent went away: {error or 'connection closed'}", next_step="Try again") from error

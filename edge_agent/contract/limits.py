@@ -54,7 +54,8 @@ CRASHES_REMEMBERED_MAX = 32  # per model; far more than the evidence needs
 SNAPSHOTS_PER_MODEL_MAX = 8  # retention keeps active, last good, candidate, factory, then the newest
 
 # ---- control sockets of the runtime
-ADMIN_CONNECTIONS_MAX = 16
+ADMIN_CONNECTIONS_MAX = 16  # one more is told so, and may try again
+ADMIN_FIRST_S = 2.0  # a connection that has asked nothing for so long is cut off: idle ones lock no operator out
 OFFER_IDLE_S = 30.0  # an offering client that says nothing for so long is cut off
 ADMIN_REQUEST_S = 60.0
 

@@ -35,6 +35,13 @@ Header = dict[str, Any]
 Answer = tuple[Header, bytes]
 Verb = Callable[["Session", Header, bytes], Awaitable[Answer]]
 
+_TOO_MANY = {
+    "ok": False,
+    "reason": "unavailable",
+    "message": f"{limits.ADMIN_CONNECTIONS_MAX} commands are connected to the agent already",
+    "next_step": "Try again in a few seconds",
+}
+
 
 @dataclass
 class Session:
@@ -62,7 +69,6 @@ class AdminServer:
         self._status = status
         self._routed = routed
         self._server: asyncio.Server | None = None
-        self._connections = 0
         self._peers: dict[asyncio.StreamWriter, asyncio.Task[None]] = {}
         self._verbs: dict[str, Verb] = {
             "status": self._do_status,
@@ -98,32 +104,41 @@ class AdminServer:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         session = Session(Offer())
-        if self._connections >= limits.ADMIN_CONNECTIONS_MAX or not _is_allowed(writer):
+        if not _is_allowed(writer):
             writer.close()
             return
-        self._connections += 1
+        if len(self._peers) >= limits.ADMIN_CONNECTIONS_MAX:
+            writer.write(wire.encode_frame(_TOO_MANY))  # unasked: nothing of a peer beyond the bound is waited for
+            writer.close()
+            return
         serving = asyncio.current_task()
-        if serving is not None:
-            self._peers[writer] = serving
-        decoder = wire.FrameDecoder()
+        assert serving is not None
+        self._peers[writer] = serving
         try:
-            while True:  # one pass a message; a silent peer is cut off
-                async with asyncio.timeout(limits.OFFER_IDLE_S):
-                    data = await reader.read(1 << 18)
-                if not data:
-                    return
-                for header, payload in decoder.feed(data):
-                    answer, answer_payload = await self._answer(session, header, payload)
-                    writer.write(wire.encode_frame({**answer, "reply": header.get("id")}, answer_payload))
-                async with asyncio.timeout(limits.OFFER_IDLE_S):
-                    await writer.drain()
+            await self._converse(session, reader, writer)
         except (TimeoutError, OSError, wire.WireError) as error:
             log.info("admin_connection_ended", detail=str(error) or type(error).__name__)
         finally:
-            self._connections -= 1
             self._peers.pop(writer, None)
             self._desk.gone(session.offer)
             writer.close()
+
+    async def _converse(self, session: Session, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answer until the peer hangs up. Raises TimeoutError when it says nothing, or takes no answer."""
+        decoder = wire.FrameDecoder()
+        now_s = asyncio.get_running_loop().time
+        silent_until_s = now_s() + limits.ADMIN_FIRST_S
+        while True:  # one pass a message; a silent peer is cut off
+            async with asyncio.timeout_at(silent_until_s):
+                data = await reader.read(1 << 18)
+            if not data:
+                return
+            for header, payload in decoder.feed(data):
+                answer, answer_payload = await self._answer(session, header, payload)
+                writer.write(wire.encode_frame({**answer, "reply": header.get("id")}, answer_payload))
+                async with asyncio.timeout(limits.OFFER_IDLE_S):
+                    await writer.drain()  # before the next one: answers that nobody reads are not piled up
+                silent_until_s = now_s() + limits.OFFER_IDLE_S
 
     async def _answer(self, session: Session, header: Header, payload: bytes) -> Answer:
         verb = self._verbs.get(str(header.get("op")))
@@ -145,7 +160,7 @@ class AdminServer:
         return {"status": await self._status()}, b""
 
     async def _do_history(self, session: Session, header: Header, payload: bytes) -> Answer:
-        newest = max(1, _int(header, "newest", 50, limits.HISTORY_LINES_MAX))
+        newest = _int(header, "newest", 50, 1, limits.HISTORY_LINES_MAX)
         lines = await self._store.journal(self._model_or_none(header), newest)
         return {
             "lines": [{"number": x.number, "at_unix_ms": x.at_unix_ms, "model": x.model, **x.entry} for x in lines]
@@ -179,7 +194,7 @@ class AdminServer:
     async def _do_wait(self, session: Session, header: Header, payload: bytes) -> Answer:
         """Long poll: answers when something has changed since `seen`, or after a while."""
         model = self._model(header)
-        seen = _int(header, "seen", -1, 1 << 62)
+        seen = _int(header, "seen", -1, -1, 1 << 62)
         changes = await self._executor.wait_change(seen, min(limits.LONG_POLL_S, limits.OFFER_IDLE_S / 2))
         return {"seen": changes, "model": model_document(self._executor.state(model), self._routed(model))}, b""
 
@@ -226,11 +241,11 @@ class AdminServer:
         return self._model(header) if header.get("model") is not None else None
 
 
-def _int(header: Header, key: str, default: int, maximum: int) -> int:
+def _int(header: Header, key: str, default: int, minimum: int, maximum: int) -> int:
     value = header.get(key, default)
     if not isinstance(value, int) or isinstance(value, bool):
         raise Rejected(f"{key} is not a number", reason=Reason.MALFORMED)
-    return min(value, maximum)
+    return max(minimum, min(value, maximum))
 
 
 def _is_allowed(writer: asyncio.StreamWriter) -> bool:
