@@ -61,6 +61,7 @@ ADMIN_REQUEST_S = 60.0
 
 # ---- the runtime's executor
 EVENTS_WAITING_MAX = 1_000  # events waiting for a decision; each takes one short transaction
+FACTS_WAITING_MAX = 1_000  # of children, before them; they are few: more mean that nothing is decided any more
 UNTOLD_MAX = 100  # facts kept in memory for one slot while the disk cannot be written
 PERSIST_S = 1.0  # a disk that needs longer hangs: safety goes on in memory, and is written when the disk is back
 PERSIST_PATIENT_S = 10.0  # an offer waits so long for a slow disk, while nothing about safety waits behind it
@@ -76,6 +77,7 @@ LOAD_KILLED_MAX = 3  # a load that is killed from outside (OOM killer, an operat
 EXIT_STATUS_S = 1.0  # the fork server tells how a worker ended within this time, or nobody knows
 BRING_UP_PAUSE_S = 2.0  # a wish that failed and still stands is tried again after this pause
 WORKER_END_S = 5.0  # a worker that was asked to end finishes its request within this time, or is killed
+TROUBLED_SNAPSHOTS_MAX = 64  # whose workers died lately, and are started again after a pause
 WORKERS_REMEMBERED_MAX = 64  # ended workers whose exit status or last request may still be told
 
 # ---- the front, as the runtime sees it

@@ -20,7 +20,7 @@ import structlog
 from edge_agent import AGENT_VERSION
 from edge_agent.config import Config
 from edge_agent.contract import limits
-from edge_agent.contract.errors import HoldfastError, Rejected
+from edge_agent.contract.errors import Bug, HoldfastError, Rejected
 from edge_agent.contract.reasons import Reason
 from edge_agent.core import events as ev
 from edge_agent.core.actions import Action, DropOffer, KeepWorkers, Route, Verify
@@ -65,7 +65,7 @@ class Runtime:
         self._config = config
         self._state_dir = Path(config.state_dir)
         self._lock_fds: list[int] = []
-        self._queue: asyncio.Queue[ev.Event] = asyncio.Queue()
+        self._queue: asyncio.Queue[ev.Event] = asyncio.Queue(limits.FACTS_WAITING_MAX)
 
     async def run(self) -> None:
         """Start, serve until SIGTERM or SIGINT, stop. Raises Rejected when it cannot start; bugs end the process."""
@@ -239,7 +239,11 @@ class Runtime:
     # ---- what others ask
 
     def _post(self, event: ev.Event) -> None:
-        self._queue.put_nowait(event)
+        """A fact that cannot be kept must not be lost: the next runtime finds out itself how things are."""
+        try:
+            self._queue.put_nowait(event)
+        except asyncio.QueueFull:
+            self._tasks.fail(Bug(f"{limits.FACTS_WAITING_MAX} facts wait for a decision and none is made"))
 
     async def _feed(self) -> None:
         """Facts from children, in order; their number is bounded by the number of children and requests."""

@@ -16,13 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from edge_agent.contract.errors import HoldfastError, Unavailable
+from edge_agent.runtime.process import ProcessHandle
 from edge_agent.worker import wire
 
 Header = dict[str, Any]
 EventHandler = Callable[[Header], None]
 
 READ_BYTES = 256 * 1024
-FDS_PER_MESSAGE_MAX = 16  # what a peer may send us at once (the front hands back one listener)
+FDS_HELD_MAX = 16  # that a peer has sent and nobody has taken (the front hands back one listener); more end it
+CONNECT_PAUSE_S = 0.005  # a listening socket has no readiness event to wait for
 
 
 class PeerRefused(HoldfastError):
@@ -121,9 +123,9 @@ class Channel:
 
     def _on_readable(self) -> None:
         try:
-            data, ancillary, _, _ = self._sock.recvmsg(
+            data, ancillary, flags, _ = self._sock.recvmsg(
                 READ_BYTES,
-                socket.CMSG_SPACE(FDS_PER_MESSAGE_MAX * array.array("i").itemsize),
+                socket.CMSG_SPACE(FDS_HELD_MAX * array.array("i").itemsize),
                 socket.MSG_CMSG_CLOEXEC,
             )
         except BlockingIOError:
@@ -136,7 +138,7 @@ class Channel:
                 received = array.array("i")
                 received.frombytes(content[: len(content) - len(content) % received.itemsize])
                 self._fds.extend(received)
-        if not data:
+        if not data or len(self._fds) > FDS_HELD_MAX or flags & socket.MSG_CTRUNC:
             self.close()
             return
         try:
@@ -176,3 +178,31 @@ async def connect(path: Path, on_event: EventHandler, on_closed: Callable[[], No
         sock.close()
         raise Unavailable(f"nobody listens at {path.name}: {error}") from error
     return Channel(sock, on_event, on_closed)
+
+
+async def connect_when_up(
+    path: Path,
+    process: ProcessHandle,
+    on_event: Callable[[Header], None],
+    on_closed: Callable[[Channel], None],
+    *,
+    timeout_s: float,
+) -> Channel:
+    """Connect to a child that has just been started, as soon as it listens. Raises Unavailable."""
+    channel: list[Channel] = []
+
+    def closed() -> None:
+        if channel:
+            on_closed(channel[0])
+
+    deadline = asyncio.get_running_loop().time() + timeout_s
+    while True:  # bounded by timeout_s and by the child's life
+        try:
+            channel.append(await connect(path, on_event, closed, timeout_s=1.0))
+            return channel[0]
+        except Unavailable:
+            if process.exited.is_set():
+                raise Unavailable(f"the process for {path.name} ended while it started") from None
+            if asyncio.get_running_loop().time() > deadline:
+                raise
+            await asyncio.sleep(CONNECT_PAUSE_S)

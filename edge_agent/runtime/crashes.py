@@ -6,27 +6,13 @@ Whether crashes speak against a snapshot is decided in `core`; here they are onl
 from __future__ import annotations
 
 import asyncio
-import signal
 from collections.abc import Callable
 
 from edge_agent.contract import limits
+from edge_agent.core.blame import is_crash
 from edge_agent.core.events import Event, WorkerCrashed
 from edge_agent.runtime.pool import Worker
 from edge_agent.runtime.tasks import Tasks
-
-# Ends that are the process's own fault. SIGKILL and SIGTERM come from outside; memory growth ends in SIGABRT or an
-# exit code, because the address space is bounded.
-CRASH_SIGNALS = frozenset(
-    {
-        signal.SIGSEGV,
-        signal.SIGABRT,
-        signal.SIGBUS,
-        signal.SIGILL,
-        signal.SIGFPE,
-        signal.SIGSYS,
-        signal.SIGTRAP,
-    }
-)
 
 
 class CrashReporter:
@@ -65,10 +51,3 @@ class CrashReporter:
         while len(self._requests) > limits.WORKERS_REMEMBERED_MAX:
             del self._requests[next(iter(self._requests))]
         return self._requests.setdefault(worker_id, asyncio.get_running_loop().create_future())
-
-
-def is_crash(exit_code: int | None, signal_number: int | None) -> bool:
-    """Whether a process ended by its own fault (an unknown status speaks against nobody)."""
-    if signal_number is not None:
-        return signal_number in {int(number) for number in CRASH_SIGNALS}
-    return exit_code is not None and exit_code != 0

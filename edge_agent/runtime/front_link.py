@@ -22,12 +22,11 @@ from edge_agent.contract.errors import HoldfastError, Rejected, Unavailable
 from edge_agent.contract.manifest import Manifest
 from edge_agent.contract.reasons import Reason
 from edge_agent.core import events as ev
-from edge_agent.core.backoff import respawn_delay_s
-from edge_agent.runtime.channel import Channel, Header, PeerRefused
+from edge_agent.core.backoff import Deaths, respawn_delay_s, with_death
+from edge_agent.runtime.channel import Channel, Header, PeerRefused, connect_when_up
 from edge_agent.runtime.pool import Worker
 from edge_agent.runtime.process import ProcessHandle, start
 from edge_agent.runtime.tasks import Tasks
-from edge_agent.runtime.zygotes import connect_when_up
 
 log = structlog.get_logger()
 
@@ -73,7 +72,7 @@ class FrontLink:
         self._channel: Channel | None = None
         self._process: ProcessHandle | None = None
         self._listener: socket.socket | None = None
-        self._deaths: list[float] = []
+        self._deaths: Deaths = ()
         self.ending = False
         self.address = ""
 
@@ -145,7 +144,7 @@ class FrontLink:
         """Keep a front running and its routes current, until cancelled."""
         while not self.ending:  # one pass a change; ends by cancellation too
             if self._channel is None:
-                await asyncio.sleep(respawn_delay_s(self._recent_deaths()))
+                await asyncio.sleep(respawn_delay_s(self._deaths, asyncio.get_running_loop().time()))
                 await self._start()
             await self._dirty.wait()
             self._dirty.clear()
@@ -307,11 +306,7 @@ class FrontLink:
         }
 
     def _note_death(self) -> None:
-        self._deaths = [*self._deaths[-limits.CRASHES_REMEMBERED_MAX :], asyncio.get_running_loop().time()]
-
-    def _recent_deaths(self) -> int:
-        now_s = asyncio.get_running_loop().time()
-        return sum(1 for at_s in self._deaths if now_s - at_s <= limits.CRASH_WINDOW_S)
+        self._deaths = with_death(self._deaths, asyncio.get_running_loop().time())
 
 
 def _tensors(specs: Iterable[Any]) -> list[dict[str, Any]]:

@@ -32,7 +32,7 @@ class LoadFailed(HoldfastError):
 
     def __init__(self, reason: Reason, detail: str) -> None:
         super().__init__(detail, reason=reason)
-        self.why = reason
+        self.reason: Reason = reason
 
 
 @dataclass

@@ -24,13 +24,14 @@ from edge_agent.contract import limits
 from edge_agent.contract.errors import HoldfastError, Unavailable
 from edge_agent.contract.reasons import Reason
 from edge_agent.core import events as ev
-from edge_agent.core.backoff import respawn_delay_s
-from edge_agent.runtime.channel import Channel, Header
+from edge_agent.core.backoff import Deaths, respawn_delay_s, with_trouble
+from edge_agent.core.blame import is_loaded_again, reason_of_failed_load
+from edge_agent.runtime.channel import Channel, Header, connect_when_up
 from edge_agent.runtime.library import Library
 from edge_agent.runtime.loading import LoadFailed, LoadPlan, load, plan_load
 from edge_agent.runtime.process import ProcessHandle
 from edge_agent.runtime.tasks import Tasks
-from edge_agent.runtime.zygotes import Zygotes, connect_when_up
+from edge_agent.runtime.zygotes import Zygotes
 
 log = structlog.get_logger()
 
@@ -55,6 +56,7 @@ class Worker:
     process: ProcessHandle | None = None
     channel: Channel | None = None
     exit_signal: int | None = None
+    hung: bool = False
     exit_told: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
@@ -98,7 +100,7 @@ class Pool:
         self._workers: dict[str, Worker] = {}
         self._gone: dict[str, Worker] = {}
         self._wishes: dict[str, tuple[str, ...]] = {}
-        self._troubles: dict[str, list[float]] = {}
+        self._troubles: dict[str, Deaths] = {}
 
     def up(self, model: str, digest: str) -> list[Worker]:
         """Loaded workers of this snapshot, oldest first."""
@@ -160,7 +162,8 @@ class Pool:
         self._tasks.spawn(self._bring_up(worker), name=f"bring-up-{worker_id}")
 
     async def _bring_up(self, worker: Worker) -> None:
-        await asyncio.sleep(respawn_delay_s(self._recent_troubles(worker.digest)))
+        now_s = asyncio.get_running_loop().time()
+        await asyncio.sleep(respawn_delay_s(self._troubles.get(worker.digest, ()), now_s))
         for attempt in range(1, limits.LOAD_KILLED_MAX + 1):
             if worker.ending:
                 self._forget(worker)
@@ -171,8 +174,7 @@ class Pool:
                 if worker.ending:
                     await self._end(worker)
                     return
-                killed = failure.why is Reason.LOAD_CRASH and worker.exit_signal == 9
-                if (killed or failure.why is Reason.NO_WORKER) and attempt < limits.LOAD_KILLED_MAX:
+                if is_loaded_again(failure.reason, worker.exit_signal, attempt):
                     log.warning("load_tried_again", model=worker.model, snapshot=worker.digest, attempt=attempt,
                                 detail=failure.message)  # fmt: skip
                     if worker.process:
@@ -230,7 +232,7 @@ class Pool:
         if worker.process:
             worker.process.kill()
         self._forget(worker)
-        reason = Reason.LOAD_MEMORY if worker.exit_signal == 9 and failure.why is Reason.LOAD_CRASH else failure.why
+        reason = reason_of_failed_load(failure.reason, worker.exit_signal)
         log.warning("bring_up_failed", model=worker.model, snapshot=worker.digest, worker=worker.worker_id,
                     reason=reason.value, detail=failure.message, next_step=reason.next_step)  # fmt: skip
         self._post(ev.BringUpFailed(worker.model, worker.digest, reason, failure.message))
@@ -285,10 +287,12 @@ class Pool:
         await worker.process.end()
 
     def kill_hung(self, worker_id: str) -> Worker | None:
-        """End a worker that does not answer; the worker, if it lives."""
+        """End a worker that does not answer; the worker, if it lives and this was not said of it before."""
         worker = self._workers.get(worker_id)
-        if worker and worker.process:
-            worker.process.kill()
+        if worker is None or worker.process is None or worker.hung:
+            return None
+        worker.hung = True
+        worker.process.kill()
         return worker
 
     async def end(self) -> None:
@@ -309,9 +313,4 @@ class Pool:
         worker.socket.unlink(missing_ok=True)
 
     def _note_trouble(self, digest: str) -> None:
-        now_s = asyncio.get_running_loop().time()
-        self._troubles[digest] = [*self._troubles.get(digest, ())[-limits.CRASHES_REMEMBERED_MAX :], now_s]
-
-    def _recent_troubles(self, digest: str) -> int:
-        now_s = asyncio.get_running_loop().time()
-        return sum(1 for at_s in self._troubles.get(digest, ()) if now_s - at_s <= limits.CRASH_WINDOW_S)
+        self._troubles = with_trouble(self._troubles, digest, asyncio.get_running_loop().time())

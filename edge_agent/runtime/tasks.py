@@ -11,6 +11,8 @@ from typing import Any
 
 import structlog
 
+from edge_agent.contract.errors import Bug
+
 log = structlog.get_logger()
 
 
@@ -27,6 +29,11 @@ class Tasks:
         self._running.add(task)
         task.add_done_callback(self._done)
         return task
+
+    def fail(self, bug: Bug) -> None:
+        """Something that cannot be gone on with: the process ends through `failed`."""
+        if not self.failed.done():
+            self.failed.set_exception(bug)
 
     def _done(self, task: asyncio.Task[Any]) -> None:
         self._running.discard(task)

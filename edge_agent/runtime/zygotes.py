@@ -19,7 +19,7 @@ import edge_agent.worker
 from edge_agent.config import Config
 from edge_agent.contract.errors import HoldfastError, Unavailable
 from edge_agent.contract.reasons import Reason
-from edge_agent.runtime.channel import Channel, Header, PeerRefused, connect
+from edge_agent.runtime.channel import Channel, Header, PeerRefused, connect_when_up
 from edge_agent.runtime.process import ProcessHandle, start
 
 log = structlog.get_logger()
@@ -192,34 +192,3 @@ def _same_file(one: str, other: str) -> bool:
         return os.path.samefile(one, other)
     except OSError:
         return False
-
-
-async def connect_when_up(
-    path: Path,
-    process: ProcessHandle,
-    on_event: Callable[[Header], None],
-    on_closed: Callable[[Channel], None],
-    *,
-    timeout_s: float,
-) -> Channel:
-    """Connect to a child that has just been started, as soon as it listens. Raises Unavailable."""
-    channel: list[Channel] = []
-
-    def closed() -> None:
-        if channel:
-            on_closed(channel[0])
-
-    deadline = asyncio.get_running_loop().time() + timeout_s
-    while True:  # bounded by timeout_s and by the child's life
-        try:
-            channel.append(await connect(path, on_event, closed, timeout_s=1.0))
-            return channel[0]
-        except Unavailable:
-            if process.exited.is_set():
-                raise Unavailable(f"the process for {path.name} ended while it started") from None
-            if asyncio.get_running_loop().time() > deadline:
-                raise
-            await asyncio.sleep(CONNECT_PAUSE_S)
-
-
-CONNECT_PAUSE_S = 0.005  # a listening socket has no readiness event to wait for

@@ -24,9 +24,9 @@ from cloud_sync.publish.model_folder import hash_file, read_model_folder
 from edge_agent.config import Config, EngineSettings, Limits, ModelSettings
 from edge_agent.contract.manifest import encode_manifest
 from edge_agent.runtime import loading
-from edge_agent.runtime.channel import Channel, Header, connect
+from edge_agent.runtime.channel import Channel, Header, connect, connect_when_up
 from edge_agent.runtime.process import ProcessHandle, start
-from edge_agent.runtime.zygotes import Zygote, Zygotes, connect_when_up
+from edge_agent.runtime.zygotes import Zygote, Zygotes
 from edge_agent.store.memfd import SealedFile
 from edge_agent.worker import wire
 from tests.harness.agent import ROOT, ShortFolder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from edge_agent.contract.errors import Unavailable
-from edge_agent.runtime.channel import Channel, PeerRefused, connect
+from edge_agent.runtime.channel import FDS_HELD_MAX, Channel, PeerRefused, connect
 from edge_agent.worker import wire
 from tests.worker.stand import WAIT_S, sealed
 
@@ -50,6 +51,7 @@ class Ends:
         self.closings = 0
         self.peer = Peer(theirs)
         self.told = asyncio.Event()
+        self.hung_up = asyncio.Event()
         self.channel = Channel(ours, self._on_event, self._on_closed)
 
     def _on_event(self, header: dict[str, Any]) -> None:
@@ -58,6 +60,7 @@ class Ends:
 
     def _on_closed(self) -> None:
         self.closings += 1
+        self.hung_up.set()
 
 
 @asynccontextmanager
@@ -203,6 +206,22 @@ def test_descriptors_from_the_other_side_are_handed_over_once_or_closed() -> Non
         assert ends.channel.take_fds() == []
         for each in (fd, *taken):
             os.close(each)
+
+    with_ends(scenario)
+
+
+@pytest.mark.parametrize("messages", [[FDS_HELD_MAX + 1], [1] * (FDS_HELD_MAX + 1)], ids=["at once", "one by one"])
+def test_descriptors_that_nobody_asked_for_end_the_connection_and_are_closed(messages: list[int]) -> None:
+    async def scenario(ends: Ends) -> None:
+        reading, writing = os.pipe()
+        for count in messages:
+            with contextlib.suppress(OSError):  # it may have hung up by then
+                wire.send_frame(ends.peer.sock, {"event": "here"}, fds=[writing] * count)
+            await asyncio.sleep(0)
+        os.close(writing)
+        await ends.hung_up.wait()
+        assert os.read(reading, 1) == b"", "no copy of it is left open anywhere"
+        os.close(reading)
 
     with_ends(scenario)
 

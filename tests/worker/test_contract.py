@@ -112,7 +112,7 @@ def test_a_bad_model_is_refused_with_its_reason(
     before_bytes = worker.status("VmSize") * 1024
     with pytest.raises(LoadFailed) as failed:
         worker.load(folder)
-    assert failed.value.why is reason, failed.value.message
+    assert failed.value.reason is reason, failed.value.message
     assert worker.status("VmHWM") * 1024 <= before_bytes + MEMORY_BYTES
     assert_useless_but_alive(worker, golden_pairs(folder)[0][0])
 
@@ -127,7 +127,7 @@ def test_a_damaged_file_never_hangs_and_never_answers_wrongly(
     try:
         worker.load(folder)
     except LoadFailed as failed:
-        assert failed.why in (Reason.LOAD_FAILED, Reason.PROOF, Reason.NON_FINITE, Reason.LOAD_MEMORY)
+        assert failed.reason in (Reason.LOAD_FAILED, Reason.PROOF, Reason.NON_FINITE, Reason.LOAD_MEMORY)
         assert failed.message
     except Unavailable:
         exit_code, signal_number = stand.exit_of(worker)
@@ -156,7 +156,7 @@ def test_a_load_that_hangs_is_given_up_by_the_caller(stand: Stand, good: Path) -
     worker.kill(signal.SIGSTOP)
     with pytest.raises(LoadFailed) as failed:
         worker.load(good, timeout_s=0.2)
-    assert failed.value.why is Reason.LOAD_TIMEOUT
+    assert failed.value.reason is Reason.LOAD_TIMEOUT
     worker.kill()
     assert stand.exit_of(worker) == (None, signal.SIGKILL)
 

@@ -55,7 +55,7 @@ def test_a_load_that_hangs_is_given_up_by_the_caller(stand: Stand, tmp_path: Pat
     worker = stand.worker()
     with pytest.raises(LoadFailed) as failed:
         worker.load(model_with(tmp_path, when, "hang"), timeout_s=0.2)
-    assert failed.value.why is Reason.LOAD_TIMEOUT
+    assert failed.value.reason is Reason.LOAD_TIMEOUT
     assert not worker.process.exited.is_set(), "the caller ends it, with the reason known"
 
 
@@ -68,7 +68,7 @@ def test_a_model_that_is_wrong_at_every_run_is_not_proven(
 ) -> None:
     with pytest.raises(LoadFailed) as failed:
         stand.worker().load(model_with(tmp_path, "run", kind))
-    assert failed.value.why is reason
+    assert failed.value.reason is reason
 
 
 @pytest.mark.parametrize(

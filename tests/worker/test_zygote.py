@@ -12,9 +12,9 @@ import pytest
 
 from edge_agent.contract.errors import Unavailable
 from edge_agent.contract.reasons import Reason
-from edge_agent.runtime.channel import Channel, PeerRefused, connect
+from edge_agent.runtime.channel import Channel, PeerRefused, connect, connect_when_up
 from edge_agent.runtime.process import ProcessHandle
-from edge_agent.runtime.zygotes import Zygote, connect_when_up
+from edge_agent.runtime.zygotes import Zygote
 from tests.harness.agent import ROOT, wait_until
 from tests.tiny_model import write_tiny_model
 from tests.worker.stand import WAIT_S, Stand
