@@ -6,6 +6,7 @@ Starting children is `pool`'s, `zygotes`' and `front_link`'s.
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from edge_agent.runtime.channel import Channel, Header, connect
 from edge_agent.runtime.front_link import FrontLink
 from edge_agent.runtime.pool import Pool
 from edge_agent.runtime.process import ProcessHandle
+from edge_agent.worker.wire import SCRATCH_SUFFIX
 
 log = structlog.get_logger()
 
@@ -54,7 +56,14 @@ class Adoption:
             worker = await self._take(found, models_by_digest)
             if worker is not None:
                 live.append(worker)
+        self._sweep()
         return tuple(live)
+
+    def _sweep(self) -> None:
+        """Temporary files of workers that ended while no runtime was there: their sockets are gone by now."""
+        for scratch in (path for folder in self._run_dirs for path in folder.glob(f"*.sock{SCRATCH_SUFFIX}")):
+            if not scratch.with_name(scratch.name.removesuffix(SCRATCH_SUFFIX)).exists():
+                shutil.rmtree(scratch, ignore_errors=True)
 
     async def _ask(self, path: Path) -> Found | None:
         routed: list[Found] = []
@@ -102,6 +111,7 @@ class Adoption:
         if not adopted:
             found.channel.close()
             await found.process.end(0.0)
+            found.path.unlink(missing_ok=True)
         return None
 
     def _on_event(self, found: Found, header: Header) -> None:

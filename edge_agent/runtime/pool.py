@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -32,6 +33,7 @@ from edge_agent.runtime.loading import LoadFailed, LoadPlan, load, plan_load
 from edge_agent.runtime.process import ProcessHandle
 from edge_agent.runtime.tasks import Tasks
 from edge_agent.runtime.zygotes import Zygotes
+from edge_agent.worker.wire import SCRATCH_SUFFIX
 
 log = structlog.get_logger()
 
@@ -311,6 +313,7 @@ class Pool:
         while len(self._gone) > limits.WORKERS_REMEMBERED_MAX:
             del self._gone[next(iter(self._gone))]
         worker.socket.unlink(missing_ok=True)
+        shutil.rmtree(f"{worker.socket}{SCRATCH_SUFFIX}", ignore_errors=True)
 
     def _note_trouble(self, digest: str) -> None:
         self._troubles = with_trouble(self._troubles, digest, asyncio.get_running_loop().time())

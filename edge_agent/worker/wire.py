@@ -13,6 +13,7 @@ import socket
 import struct
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
+SCRATCH_SUFFIX = ".tmp"  # a worker's folder for temporary files is named after its socket, so that the runtime finds it
 HEADER_BYTES_MAX = 1 << 20  # the largest header is a load request: file names and tensor specs
 PAYLOAD_BYTES_MAX = 2 << 20  # one chunk of a snapshot is 1 MiB
 FDS_MAX = 128  # two engine files and two files per golden tensor, at most 64 tensors a side

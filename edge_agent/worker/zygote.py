@@ -9,8 +9,10 @@ import ctypes
 import os
 import resource
 import selectors
+import shutil
 import signal
 import sys
+import tempfile
 from collections import OrderedDict
 from typing import Any, Dict, Optional
 
@@ -157,12 +159,21 @@ def _become_worker(zygote: ZygoteServer, header: Dict[str, Any]) -> None:
             limit = _address_space_bytes() + header["address_space_bytes"]
             resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        scratch = _use_scratch_folder(header["socket"] + wire.SCRATCH_SUFFIX)
         WorkerServer(header["socket"], header["orphan_timeout_s"], worker_id, engine).run()
+        shutil.rmtree(scratch, ignore_errors=True)
         code = 0
     except BaseException as error:  # the last thing that this process can say
         os.write(2, ("holdfast-worker %s ended: %r\n" % (worker_id, error)).encode())
     finally:
         os._exit(code)
+
+
+def _use_scratch_folder(path: str) -> str:
+    """Temporary files of the engine go to a folder of this worker's own: the runtime removes it if we are killed."""
+    os.mkdir(path, 0o700)
+    os.environ["TMPDIR"] = tempfile.tempdir = path
+    return path
 
 
 def _how_it_ended(status: int) -> Dict[str, Optional[int]]:

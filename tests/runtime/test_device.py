@@ -9,10 +9,12 @@ import json
 import os
 import signal
 import urllib.request
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from edge_agent.folders import run_folders
 from tests.harness.agent import Agent, wait_until
 from tests.harness.client import RecordingClient
 from tests.harness.damage import flip_parameters, is_damaged
@@ -161,6 +163,28 @@ def post(port: int, document: dict[str, object]) -> tuple[int, dict[str, list[di
             return answer.status, json.load(answer)
     except urllib.error.HTTPError as error:
         return error.code, json.load(error)
+
+
+def test_temporary_files_of_killed_workers_are_removed_also_by_the_next_runtime(new_agent: NewAgent) -> None:
+    def scratch() -> dict[str, Path]:
+        folders = [folder for run in run_folders(agent.state_dir) for folder in run.glob("worker-*.sock.tmp")]
+        return {folder.name.split("-")[1].split(".")[0]: folder for folder in folders}
+
+    agent = new_agent().start_and_wait()
+    wait_until(lambda: len(agent.workers()) == 2, "a spare")
+    one, other = agent.workers()
+    for folder in scratch().values():
+        (folder / "half a load").write_bytes(b"x")
+    os.kill(one["pid"], signal.SIGKILL)
+    wait_until(lambda: one["id"] not in scratch(), "removed when its worker has ended")
+    wait_until(lambda: len(agent.workers()) == 2, "a spare again")
+    third = next(worker for worker in agent.workers() if worker["id"] != other["id"])
+    agent.kill_runtime()
+    os.kill(third["pid"], signal.SIGKILL)
+    wait_until(lambda: not is_alive(third["pid"]), "killed while no runtime is there")
+    agent.start_and_wait()
+    assert third["id"] not in scratch()
+    assert (scratch()[other["id"]] / "half a load").exists(), "the worker that was taken back keeps its own"
 
 
 def test_children_end_themselves_when_nobody_comes_back(new_agent: NewAgent) -> None:

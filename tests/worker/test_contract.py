@@ -147,8 +147,22 @@ def test_a_load_that_crashes_ends_its_own_process_and_the_signal_is_told(
     with pytest.raises(Unavailable):
         worker.load(subject.with_trouble("crash", tmp_path / "bad"))
     assert stand.exit_of(worker) == (None, signal.SIGSEGV)
+    if subject.engine == "paddle":
+        assert list(scratch_of(worker).iterdir()), "its temporary files are where the runtime removes them"
     assert_right(bystander, good)
     assert_right(stand.loaded(good), good)
+
+
+def test_a_worker_that_ends_by_itself_leaves_no_temporary_folder(stand: Stand, good: Path) -> None:
+    worker = stand.loaded(good)
+    assert scratch_of(worker).is_dir()
+    worker.ask("exit")
+    assert stand.exit_of(worker) == (0, None)
+    assert not scratch_of(worker).exists()
+
+
+def scratch_of(worker: Worker) -> Path:
+    return Path(f"{worker.socket}{wire.SCRATCH_SUFFIX}")
 
 
 def test_a_load_that_hangs_is_given_up_by_the_caller(stand: Stand, good: Path) -> None:
