@@ -32,6 +32,7 @@ from edge_agent.runtime.crashes import CrashReporter
 from edge_agent.runtime.executor import Executor
 from edge_agent.runtime.front_link import FrontLink
 from edge_agent.runtime.library import Library, read_pinned_root
+from edge_agent.runtime.marks import Marks
 from edge_agent.runtime.offers import OfferDesk
 from edge_agent.runtime.persistence import AgentStore
 from edge_agent.runtime.pool import Pool, Worker
@@ -135,7 +136,8 @@ class Runtime:
         self._pool.on_exit_status = crashes.died
         self._front.listeners = self
         self._front.gauges = self._gauges
-        self._desk = OfferDesk(config, self._library, self._executor, pinned_root, self._tasks)
+        self._marks = Marks(self._thread, self._store, self._state_dir)
+        self._desk = OfferDesk(config, self._library, self._marks, self._executor, pinned_root, self._tasks)
         self._scrubber = Scrubber(config, self._library, self._executor)
         self._admin = AdminServer(
             self._executor, self._desk, self._scrubber, self._store, self.status, self._front.routed
@@ -146,6 +148,7 @@ class Runtime:
     async def _start(self) -> None:
         config = self._config
         known = await self._library.scan(frozenset(config.models))
+        await self._marks.load(self._library.seen_versions())
         by_digest = {}
         for snapshot in known:
             manifest = self._library.manifest(snapshot.digest)

@@ -121,7 +121,7 @@ class Library:
         return digest in self._admitted
 
     def seen_versions(self) -> TufVersions:
-        """The highest metadata versions in the evidence of all snapshots here."""
+        """The highest metadata versions in the evidence of all snapshots here; `Marks` knows of more."""
         seen = TufVersions()
         for verified in self._known.values():
             seen = seen.highest(verified.versions)

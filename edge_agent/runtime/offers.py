@@ -23,8 +23,9 @@ from edge_agent.contract.reasons import Blame, Reason
 from edge_agent.core import events as ev
 from edge_agent.runtime.executor import Executor
 from edge_agent.runtime.library import Library, known_snapshot, utc_now
+from edge_agent.runtime.marks import Marks
 from edge_agent.runtime.tasks import Tasks
-from edge_agent.trust.chain import verify_admitted, verify_offer
+from edge_agent.trust.chain import verify_admitted, verify_metadata, verify_offer
 from edge_agent.trust.verified import DeviceProfile, VerifiedManifest
 
 log = structlog.get_logger()
@@ -44,8 +45,17 @@ class Offer:
 class OfferDesk:
     """Where offers are made; several at a time, each on its own connection."""
 
-    def __init__(self, config: Config, library: Library, executor: Executor, pinned_root: bytes, tasks: Tasks) -> None:
+    def __init__(
+        self,
+        config: Config,
+        library: Library,
+        marks: Marks,
+        executor: Executor,
+        pinned_root: bytes,
+        tasks: Tasks,
+    ) -> None:
         self._library = library
+        self._marks = marks
         self._executor = executor
         self._pinned_root = pinned_root
         self._tasks = tasks
@@ -67,7 +77,7 @@ class OfferDesk:
         """Verify, then say which chunks are wanted. Raises Rejected or Unavailable; nothing is stored then."""
         manifest_raw = bytes(offer.documents["manifest"])
         try:
-            verified = self._verify(manifest_raw, bytes(offer.documents["evidence"]))
+            verified = await self._verify(manifest_raw, bytes(offer.documents["evidence"]))
         except Rejected as refusal:
             await self._remember_refusal(refusal, manifest_raw, claimed_model, claimed_version)
             raise
@@ -83,17 +93,27 @@ class OfferDesk:
                  version=verified.manifest.version, wanted_chunks=len(wanted))  # fmt: skip
         return wanted
 
-    def _verify(self, manifest_raw: bytes, evidence_raw: bytes) -> VerifiedManifest:
+    async def _verify(self, manifest_raw: bytes, evidence_raw: bytes) -> VerifiedManifest:
         """New content needs fresh metadata; a snapshot that was admitted here is repaired with any that was right."""
         evidence = decode_evidence(evidence_raw)
-        if self._library.is_admitted(hashlib.sha256(manifest_raw).hexdigest()):
+        admitted = self._library.is_admitted(hashlib.sha256(manifest_raw).hexdigest())
+        seen = self._marks.seen
+        try:
+            versions = verify_metadata(evidence, pinned_root=self._pinned_root, seen=seen)
+        except Rejected as refusal:
+            if admitted and refusal.reason is Reason.METADATA_ROLLBACK:
+                return verify_admitted(evidence, manifest_raw, self._pinned_root)
+            raise
+        with self._storage_noted():
+            await self._marks.remember(versions)
+        if admitted:
             return verify_admitted(evidence, manifest_raw, self._pinned_root)
         return verify_offer(
             evidence,
             manifest_raw,
             pinned_root=self._pinned_root,
             now=utc_now(),
-            seen=self._library.seen_versions(),
+            seen=seen,
             device=self._device,
         )
 

@@ -96,6 +96,21 @@ class AgentStore:
             self._incarnation = _incarnation_of(self._agent)
         return self._agent
 
+    async def keep(self, key: str, value: str) -> None:
+        """Keep a small value. Raises Unavailable (disk_full, read_only) or Corrupt."""
+        await self._thread.call(lambda: self._writable().set_meta({key: value}))
+
+    async def kept(self, key: str) -> str | None:
+        """A small value; None also when it cannot be read."""
+        agent = self._agent
+        if agent is None:
+            return None
+        try:
+            return await self._thread.call(agent.meta, key, priority=Priority.SAFETY)
+        except HoldfastError as error:
+            log.error("value_not_readable", key=key, detail=error.message)
+            return None
+
     async def journal(self, model: str | None, newest: int) -> tuple[JournalEntry, ...]:
         """The device's story, oldest of the newest lines first."""
         if self._agent is None:

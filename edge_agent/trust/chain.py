@@ -55,6 +55,17 @@ class _Chain:
         )
 
 
+def verify_metadata(evidence: Evidence, *, pinned_root: bytes, seen: TufVersions) -> TufVersions:
+    """The versions of signed metadata that is not older than what was seen: the device's marks from now on, whatever
+    becomes of the manifest that came with it. Dates do not count: who signed it has signed nothing older since.
+
+    Raises Rejected: too_large, malformed, signature, metadata_rollback. No other error, whatever the bytes are.
+    """
+    chain = _walk(evidence, pinned_root)
+    _check_not_older(chain, seen)
+    return chain.versions()
+
+
 def verify_offer(
     evidence: Evidence,
     manifest_raw: bytes,

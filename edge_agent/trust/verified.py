@@ -18,7 +18,8 @@ VERIFICATION = object()
 
 @dataclass(frozen=True, slots=True)
 class TufVersions:
-    """Versions of the four roles: of one verified chain, or the highest that a device has seen (0: none)."""
+    """Versions of the four roles: of one verified chain, or the highest that a device has seen (its high-water marks;
+    0: none)."""
 
     root: int = 0
     timestamp: int = 0
@@ -26,9 +27,15 @@ class TufVersions:
     targets: int = 0
 
     def highest(self, other: TufVersions) -> TufVersions:
-        """Per role the greater version: what to remember after `other` was seen as well."""
+        """What to remember after `other` was seen as well: under one root, per role the greater version.
+
+        Of two roots the newer one's marks stand alone: it may have voided what a rotated key had signed (TUF 5.3.11),
+        and who took it in has compared its metadata with the marks before.
+        """
+        if self.root != other.root:
+            return self if self.root > other.root else other
         return TufVersions(
-            root=max(self.root, other.root),
+            root=self.root,
             timestamp=max(self.timestamp, other.timestamp),
             tuf_snapshot=max(self.tuf_snapshot, other.tuf_snapshot),
             targets=max(self.targets, other.targets),

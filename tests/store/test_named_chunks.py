@@ -19,6 +19,7 @@ from edge_agent.core.actions import Action
 from edge_agent.core.state import ModelState, Moment, Settings
 from edge_agent.runtime.executor import Executor
 from edge_agent.runtime.library import Library
+from edge_agent.runtime.marks import Marks
 from edge_agent.runtime.offers import Offer, OfferDesk
 from edge_agent.runtime.persistence import AgentStore
 from edge_agent.runtime.tasks import Tasks
@@ -54,7 +55,8 @@ def at_desk(folder: Path, story: Callable[[OfferDesk], Awaitable[None]]) -> None
         running = asyncio.create_task(executor.run())
         await executor.post(ev.Booted("tiny", Settings(), (), ()))
         try:
-            await story(OfferDesk(config, library, executor, AUTHORITY.pinned, Tasks()))
+            marks = Marks(thread, store, folder)
+            await story(OfferDesk(config, library, marks, executor, AUTHORITY.pinned, Tasks()))
         finally:
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)

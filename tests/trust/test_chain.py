@@ -15,7 +15,7 @@ from edge_agent.contract.canonical import encode, sha256_hex
 from edge_agent.contract.errors import Bug, Rejected
 from edge_agent.contract.evidence import Evidence
 from edge_agent.contract.reasons import Reason
-from edge_agent.trust.chain import check_pinned_root, verify_admitted, verify_offer
+from edge_agent.trust.chain import check_pinned_root, verify_admitted, verify_metadata, verify_offer
 from edge_agent.trust.verified import DeviceProfile, TufVersions, VerifiedManifest
 from tests.samples import a_manifest, manifest_raw
 from tests.trust.authority import NOW, Authority, signed
@@ -203,6 +203,41 @@ def test_rotating_an_online_key_frees_a_device_that_saw_absurd_versions(role: st
     refused(Reason.METADATA_ROLLBACK, offer, older, pinned=authority.pinned, seen=stuck)
 
 
+def test_a_device_that_was_freed_stays_free() -> None:
+    """The absurd versions are still in the evidence of an older snapshot, under the root before."""
+    authority = Authority()
+    stuck = TufVersions(root=1, timestamp=10**9, tuf_snapshot=10**9, targets=4)
+    authority.rotate("timestamp")
+    seen = offer(authority.evidence(RAW, version=5), pinned=authority.pinned, seen=stuck).versions
+    for merged in (stuck.highest(seen), seen.highest(stuck)):
+        assert merged == TufVersions(root=2, timestamp=5, tuf_snapshot=5, targets=5)
+        assert offer(authority.evidence(RAW, version=6), pinned=authority.pinned, seen=merged)
+        refused(
+            Reason.METADATA_ROLLBACK,
+            offer,
+            authority.evidence(RAW, version=4),
+            pinned=authority.pinned,
+            seen=merged,
+        )
+
+
+def test_under_one_root_the_highest_version_of_each_role_counts() -> None:
+    assert TufVersions(2, 9, 1, 4).highest(TufVersions(2, 3, 8, 4)) == TufVersions(2, 9, 8, 4)
+
+
+def test_metadata_counts_as_seen_whatever_its_dates_and_its_manifest_are(authority: Authority) -> None:
+    expired = dict.fromkeys(("timestamp", "snapshot", "targets"), NOW - timedelta(days=1))
+    evidence = authority.evidence(b"{}", version=7, expires=expired)
+    seen = TufVersions(1, 6, 7, 7)
+    assert verify_metadata(evidence, pinned_root=authority.pinned, seen=seen) == TufVersions(1, 7, 7, 7)
+    with pytest.raises(Rejected) as caught:
+        verify_metadata(evidence, pinned_root=authority.pinned, seen=TufVersions(1, 8, 7, 7))
+    assert caught.value.reason is Reason.METADATA_ROLLBACK
+    with pytest.raises(Rejected) as caught:
+        verify_metadata(evidence, pinned_root=Authority().pinned, seen=TufVersions())
+    assert caught.value.reason is Reason.SIGNATURE
+
+
 def test_a_rotation_that_was_seen_already_frees_nothing() -> None:
     authority = Authority()
     authority.rotate("timestamp")
@@ -327,8 +362,3 @@ def test_a_release_below_the_publishers_floor_is_refused_and_at_the_floor_taken(
 def test_malformed_floors_are_refused(authority: Authority, floors: Any) -> None:
     evidence = authority.evidence(RAW, floors=floors)
     refused(Reason.MALFORMED, offer, evidence, pinned=authority.pinned)
-
-
-def test_what_to_remember_is_the_highest_of_each_role() -> None:
-    seen = TufVersions(1, 9, 3, 4).highest(TufVersions(2, 5, 3, 7))
-    assert seen == TufVersions(2, 9, 3, 7)
