@@ -6,6 +6,7 @@ It outlives its runtime on purpose and goes on serving; without any controller f
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import selectors
@@ -67,6 +68,8 @@ class ControlServer:
         self._count = 0
         self._path = path
         self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)  # of a worker that was killed while it loaded, and is made again under its name
         self.listener.bind(path)
         os.chmod(path, 0o600)
         self.listener.listen(CONNECTIONS_MAX)

@@ -171,7 +171,7 @@ def _become_worker(zygote: ZygoteServer, header: Dict[str, Any]) -> None:
 
 def _use_scratch_folder(path: str) -> str:
     """Temporary files of the engine go to a folder of this worker's own: the runtime removes it if we are killed."""
-    os.mkdir(path, 0o700)
+    os.makedirs(path, 0o700, exist_ok=True)  # a load that was killed is tried again under the same name
     os.environ["TMPDIR"] = tempfile.tempdir = path
     return path
 

@@ -215,3 +215,14 @@ def test_a_worker_that_no_runtime_ever_asks_for_ends_itself() -> None:
         lonely = stand.own(stand.run(stand.zygotes.spawn("numpy", "lonely", stand.run_dir / "lonely.sock")))
         assert stand.run(stand.told("lonely")) == (0, None)
         assert not Path(f"/proc/{lonely.pid}").exists()
+
+
+def test_a_worker_that_was_killed_can_be_made_again_under_its_name(numpy_stand: Stand) -> None:
+    """As the runtime does with a load that was killed from outside; what the first one left is no obstacle."""
+    channel = numpy_stand.zygote().channel
+    socket = numpy_stand.run_dir / "w.sock"
+    for _ in range(2):
+        process = spawn(numpy_stand, channel)
+        numpy_stand.run(connect_when_up(socket, process, lambda header: None, lambda closed: None, timeout_s=WAIT_S))
+        process.kill()
+        numpy_stand.wait_gone(process)
