@@ -136,7 +136,7 @@ class Runtime:
         self._pool.on_exit_status = crashes.died
         self._front.listeners = self
         self._front.gauges = self._gauges
-        self._marks = Marks(self._thread, self._store, self._state_dir)
+        self._marks = Marks(self._agent_thread, self._store, self._state_dir)
         self._desk = OfferDesk(config, self._library, self._marks, self._executor, pinned_root, self._tasks)
         self._scrubber = Scrubber(config, self._library, self._executor)
         self._admin = AdminServer(

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import structlog
 
+from edge_agent.contract import limits
 from edge_agent.contract.errors import HoldfastError
 from edge_agent.runtime.persistence import AgentStore
 from edge_agent.store.small_file import read_small_file, write_small_file
@@ -56,13 +57,13 @@ class Marks:
     async def remember(self, versions: TufVersions) -> None:
         """Metadata with these versions was verified. On return it is on the disk, twice.
 
-        Raises Unavailable (disk_full, read_only) or Corrupt: nothing may be taken from that metadata then.
+        Raises Unavailable (disk_full, read_only, disk_hangs) or Corrupt: nothing may be taken from that metadata then.
         """
         self.seen = seen = self.seen.highest(versions)
         if self._saved == seen:
             return
         raw = encode_marks(seen)
-        await self._thread.call(write_small_file, self._path, raw)
+        await self._thread.call(write_small_file, self._path, raw, timeout_s=limits.PERSIST_PATIENT_S)
         await self._store.keep(KEY, raw.decode())
         self._saved = self._saved.highest(seen)
 

@@ -97,8 +97,8 @@ class AgentStore:
         return self._agent
 
     async def keep(self, key: str, value: str) -> None:
-        """Keep a small value. Raises Unavailable (disk_full, read_only) or Corrupt."""
-        await self._thread.call(lambda: self._writable().set_meta({key: value}))
+        """Keep a small value. Raises Unavailable (disk_full, read_only, disk_hangs) or Corrupt."""
+        await self._thread.call(lambda: self._writable().set_meta({key: value}), timeout_s=limits.PERSIST_PATIENT_S)
 
     async def kept(self, key: str) -> str | None:
         """A small value; None also when it cannot be read."""

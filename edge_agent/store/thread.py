@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from edge_agent.contract import limits
 from edge_agent.contract.errors import Unavailable
+from edge_agent.contract.reasons import Reason
 
 Result = TypeVar("Result")
 
@@ -40,8 +41,18 @@ class StoreThread:
         self._thread = threading.Thread(target=self._run, name="store", daemon=True)
         self._thread.start()
 
-    async def call(self, work: Callable[..., Result], *arguments: Any, priority: Priority = Priority.NORMAL) -> Result:
-        """Run this on the store thread and wait. Raises what the work raises; Unavailable when too much is waiting."""
+    async def call(
+        self,
+        work: Callable[..., Result],
+        *arguments: Any,
+        priority: Priority = Priority.NORMAL,
+        timeout_s: float | None = None,
+    ) -> Result:
+        """Run this on the store thread and wait.
+
+        Raises what the work raises; Unavailable when too much is waiting, or (disk_hangs) when it has not come back
+        after timeout_s: it may be done later all the same.
+        """
         loop = asyncio.get_running_loop()
         done: asyncio.Future[Result] = loop.create_future()
 
@@ -57,7 +68,10 @@ class StoreThread:
             self._queue.put_nowait((priority, next(self._numbers), run))
         except queue.Full:
             raise Unavailable("the store has too much work waiting", next_step="Try again") from None
-        return await done
+        await asyncio.wait({done}, timeout=timeout_s)
+        if not done.done():
+            raise Unavailable("the store does not come back", reason=Reason.DISK_HANGS)
+        return done.result()
 
     def end(self, timeout_s: float | None = None) -> bool:
         """Finish what is queued, then end the thread; False when a disk that hangs has kept it for timeout_s."""
