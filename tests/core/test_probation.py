@@ -27,6 +27,15 @@ def device_with_one_watched_and_two_offered() -> Device:
     return device
 
 
+def device_with_two_watched_over_an_unconfirmed_one() -> Device:
+    device = device_with_one_watched_and_two_offered()
+    device.feed(ev.OfferCompleted("m", TWO.digest))
+    device.feed(ev.VerifyPassed("m", TWO.digest))
+    device.up(TWO)
+    device.feed(ev.Routed("m", TWO.digest))
+    return device
+
+
 def assert_one_is_confirmed_after_its_time(device: Device) -> None:
     assert (device.state.phase, device.state.active) == (Phase.PROBATION, ONE.digest)
     device.now_s += device.settings.probation_s
@@ -51,11 +60,7 @@ def test_a_watched_snapshot_whose_newer_one_fails_is_watched_again(reason: Reaso
 
 
 def test_a_newer_one_that_fails_in_its_own_probation_gives_back_to_the_one_that_it_cut_short() -> None:
-    device = device_with_one_watched_and_two_offered()
-    device.feed(ev.OfferCompleted("m", TWO.digest))
-    device.feed(ev.VerifyPassed("m", TWO.digest))
-    device.up(TWO)
-    device.feed(ev.Routed("m", TWO.digest))
+    device = device_with_two_watched_over_an_unconfirmed_one()
     for fingerprint in ("r1", "r2", "r3"):
         device.feed(ev.WorkerCrashed("m", TWO.digest, fingerprint))
     assert_one_is_confirmed_after_its_time(device)
@@ -91,11 +96,7 @@ def test_the_journal_says_that_a_watched_snapshot_gave_way() -> None:
 
 
 def test_an_operators_way_back_to_an_unconfirmed_snapshot_is_watched() -> None:
-    device = device_with_one_watched_and_two_offered()
-    device.feed(ev.OfferCompleted("m", TWO.digest))
-    device.feed(ev.VerifyPassed("m", TWO.digest))
-    device.up(TWO)
-    device.feed(ev.Routed("m", TWO.digest))
+    device = device_with_two_watched_over_an_unconfirmed_one()
     device.now_s += device.settings.probation_s
     device.feed(ev.Woke("m"))
     assert device.state.wanted == TWO.digest
