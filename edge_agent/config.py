@@ -15,7 +15,7 @@ from msgspec import Meta, Struct, field
 
 from edge_agent.contract.errors import Rejected
 from edge_agent.contract.limits import MODELS_PER_DEVICE_MAX
-from edge_agent.contract.manifest import Label, Name
+from edge_agent.contract.manifest import DeviceId, Label, Name
 
 Seconds = Annotated[float, Meta(ge=0, le=30 * 86400)]
 Duration = Annotated[float, Meta(gt=0, le=30 * 86400)]
@@ -67,9 +67,28 @@ class Scrub(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Sync(Struct, frozen=True, forbid_unknown_fields=True):
-    """[sync]: the broker of the coordinator. Read, and not used by this version: the device is whole alone."""
+    """[sync]: the broker (host:port) through which the coordinator is reached; without it the device is alone.
+
+    username: at the broker, default the device_id. ca_file: speak TLS and trust this authority; cert_file and key_file:
+    the device's own. insecure: speak to a broker that is not on loopback without TLS.
+    """
 
     broker: str | None = None
+    username: str | None = None
+    password_file: str | None = None
+    ca_file: str | None = None
+    cert_file: str | None = None
+    key_file: str | None = None
+    insecure: bool = False
+
+    def broker_address(self) -> tuple[str, int]:
+        """Host and port. Raises Rejected when there is none or it is not host:port."""
+        host, _, port = (self.broker or "").rpartition(":")
+        if not host or not port.isdigit() or not 0 < int(port) <= 65535:
+            raise Rejected(
+                f"[sync] broker = {self.broker!r} is not host:port", next_step='Write for example "127.0.0.1:1883"'
+            )
+        return host.strip("[]"), int(port)
 
 
 class Config(Struct, frozen=True, forbid_unknown_fields=True):
@@ -78,7 +97,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     state_dir: str
     models: Annotated[dict[Name, ModelSettings], Meta(min_length=1, max_length=MODELS_PER_DEVICE_MAX)]
     trusted_root: str
-    device_id: Label = "device"
+    device_id: DeviceId = "device"
     device_type: Label = "generic"
     serving: Serving = Serving()
     engines: dict[Name, EngineSettings] = field(default_factory=lambda: {"numpy": EngineSettings()})
@@ -133,7 +152,14 @@ def _with_absolute_paths(config: Config, base: Path) -> Config:
         state_dir=str(base / config.state_dir),
         trusted_root=str(base / config.trusted_root),
         models=models,
+        sync=msgspec.structs.replace(config.sync, **_absolute_files(config.sync, base)),
     )
+
+
+def _absolute_files(sync: Sync, base: Path) -> dict[str, str]:
+    """The files of [sync] that are given, as absolute paths."""
+    given = {name: getattr(sync, name) for name in ("password_file", "ca_file", "cert_file", "key_file")}
+    return {name: str(base / path) for name, path in given.items() if path is not None}
 
 
 def _checked(config: Config) -> Config:
@@ -143,4 +169,17 @@ def _checked(config: Config) -> Config:
             f"[serving] http listens on {host}, which is not loopback, without TLS",
             next_step="Listen on 127.0.0.1 behind a TLS proxy, or set insecure = true in [serving] on purpose",
         )
+    if config.sync.broker is not None:
+        _check_sync(config.sync)
     return config
+
+
+def _check_sync(sync: Sync) -> None:
+    host, _ = sync.broker_address()
+    if host not in LOOPBACK_HOSTS and sync.ca_file is None and not sync.insecure:
+        raise Rejected(
+            f"[sync] broker is {host}, which is not loopback, without TLS",
+            next_step="Set ca_file in [sync], or insecure = true on purpose",
+        )
+    if (sync.cert_file is None) != (sync.key_file is None):
+        raise Rejected("[sync] names only one of cert_file and key_file", next_step="Name both, or neither")

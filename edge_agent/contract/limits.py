@@ -36,6 +36,21 @@ MUST_UNDERSTAND_MAX = 32
 JSON_DEPTH_MAX = 32  # deeper is an attack on the parser, not a document
 DETAIL_CHARS_MAX = 500  # free text in a report or a log line
 
+# ---- the line between device and coordinator
+REPORTS_PER_BATCH_MAX = 100
+REPORT_BATCH_BYTES_MAX = 256 * KIB  # a batch is cut where it would grow beyond
+REPORT_ACK_BYTES_MAX = 4 * KIB
+ENVELOPE_BYTES_MAX = 512 * KIB  # an assignment in base64, with its signature
+COORDINATOR_KEY_BYTES_MAX = 4 * KIB
+CONTRACTS_MAX = 16
+DEVICE_STATE_BYTES_MAX = MIB  # 64 slots, each with all that it may tell
+TURNED_AWAY_TOLD_MAX = 16  # of one slot, the newest
+SNAPSHOTS_TOLD_MAX = 32  # of one slot; retention keeps fewer
+PART_BYTES_MAX = 256 * KIB  # of bulk data: larger ones slow a broker down with many devices
+GET_BYTES_MAX = 1 * KIB
+GET_EXPIRY_S = 30  # an answer that comes later was asked for again already
+MQTT_PACKET_BYTES_MAX = DEVICE_STATE_BYTES_MAX + 64 * KIB  # what either side takes from the broker at once
+
 # ---- bundles (a file made by the publisher, read by whoever offers it)
 BUNDLE_ENTRIES_MAX = 20_000  # metadata, one manifest, its chunks (16 GiB / 1 MiB = 16,384)
 BUNDLE_NAME_BYTES_MAX = 128  # the longest name, of a chunk, has 71

@@ -21,6 +21,10 @@ Version = Annotated[
 ]
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 RelativePath = Annotated[str, Meta(min_length=1, max_length=limits.PATH_CHARS_MAX)]
+# One level of an MQTT topic, a user name at the broker and a file name: no separators, no wildcards.
+DeviceId = Annotated[
+    str, Meta(pattern=r"^[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?\Z", max_length=limits.NAME_CHARS_MAX)
+]
 Label = Annotated[str, Meta(min_length=1, max_length=limits.NAME_CHARS_MAX)]
 Count = Annotated[int, Meta(ge=0, le=limits.RELEASE_MAX)]
 Positive = Annotated[int, Meta(ge=1, le=limits.RELEASE_MAX)]

@@ -1,4 +1,4 @@
-"""Reports (numbered facts that a device states) and presence, as frozen validated types; the outbox is in `store`."""
+"""Reports: numbered facts that a device states, in batches, and their acknowledgement; the outbox is in `store`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 from edge_agent.contract import canonical, limits
-from edge_agent.contract.manifest import Count, Label, Name, Sha256, Version
+from edge_agent.contract.errors import Rejected
+from edge_agent.contract.manifest import Count, DeviceId, Label, Name, Sha256, Version
+from edge_agent.contract.reasons import Reason
 
 Detail = Annotated[str, Meta(max_length=limits.DETAIL_CHARS_MAX)]
 
@@ -29,7 +31,7 @@ class ReportKind(StrEnum):
 class Report(Struct, frozen=True):
     """One fact. Keyed (device_id, incarnation, number); number grows by one within an incarnation."""
 
-    device_id: Label
+    device_id: DeviceId
     incarnation: Label
     number: Count
     at_unix_ms: Count
@@ -44,13 +46,30 @@ class Report(Struct, frozen=True):
     must_understand: Annotated[tuple[Label, ...], Meta(max_length=limits.MUST_UNDERSTAND_MAX)] = ()
 
 
-class Presence(Struct, frozen=True):
-    """Said on connecting and by the broker's last will; `connection_id` tells a new connection from an old will."""
+class ReportBatch(Struct, frozen=True):
+    """The oldest reports that the coordinator has not committed yet, in the order of their numbers.
 
-    device_id: Label
-    connection_id: Label
-    online: bool
-    agent_version: Label
+    after: what the coordinator said that it has committed (0: nothing). A number that is missing between `after` and
+    the last report was dropped on the device, when its outbox was full: it never comes, and nobody waits for it.
+    """
+
+    device_id: DeviceId
+    incarnation: Label
+    after: Count
+    reports: Annotated[tuple[Report, ...], Meta(max_length=limits.REPORTS_PER_BATCH_MAX)]
+    schema: Literal[1] = 1
+    must_understand: Annotated[tuple[Label, ...], Meta(max_length=limits.MUST_UNDERSTAND_MAX)] = ()
+
+
+class ReportAck(Struct, frozen=True):
+    """Signed by the coordinator: reports of this incarnation up to this number are committed in its database.
+
+    The number may be lower than before: a coordinator restored from a backup has fewer, and gets them again.
+    """
+
+    device_id: DeviceId
+    incarnation: Label
+    committed: Count
     schema: Literal[1] = 1
     must_understand: Annotated[tuple[Label, ...], Meta(max_length=limits.MUST_UNDERSTAND_MAX)] = ()
 
@@ -60,6 +79,19 @@ def parse_report(raw: bytes) -> Report:
     return canonical.decode(raw, Report, bytes_max=limits.REPORT_BYTES_MAX)
 
 
-def parse_presence(raw: bytes) -> Presence:
+def parse_report_batch(raw: bytes) -> ReportBatch:
+    """Raises Rejected: too_large or malformed (also: numbers that do not grow, or reports of somebody else)."""
+    batch = canonical.decode(raw, ReportBatch, bytes_max=limits.REPORT_BATCH_BYTES_MAX)
+    before = batch.after
+    for report in batch.reports:
+        if report.number <= before:
+            raise Rejected(f"report {report.number} follows number {before}", reason=Reason.MALFORMED)
+        if (report.device_id, report.incarnation) != (batch.device_id, batch.incarnation):
+            raise Rejected("a report in the batch is not the sender's own", reason=Reason.MALFORMED)
+        before = report.number
+    return batch
+
+
+def parse_report_ack(raw: bytes) -> ReportAck:
     """Raises Rejected: too_large or malformed."""
-    return canonical.decode(raw, Presence, bytes_max=limits.PRESENCE_BYTES_MAX)
+    return canonical.decode(raw, ReportAck, bytes_max=limits.REPORT_ACK_BYTES_MAX)

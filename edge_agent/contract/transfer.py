@@ -1,0 +1,57 @@
+"""Fetching in parts: what a device asks for and how it is answered; who may have what is the coordinator's to say.
+
+The answer is the raw bytes as payload, with the words below as user properties, and the request's correlation data.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+from edge_agent.contract import canonical, limits
+from edge_agent.contract.errors import Rejected
+from edge_agent.contract.manifest import Count, Label
+from edge_agent.contract.reasons import Reason
+
+
+class Kind(StrEnum):
+    """What may be asked for, and by what name."""
+
+    METADATA = "metadata"  # a signed TUF file: timestamp.json, N.root.json, N.snapshot.json, N.targets.json
+    COORDINATOR = "coordinator"  # coordinator.json
+    MANIFEST = "manifest"  # by its digest
+    CHUNK = "chunk"  # by its SHA-256
+
+
+class Get(Struct, frozen=True):
+    """A part of one thing: `length` bytes from `offset` on, fewer where it ends."""
+
+    kind: Kind
+    name: Label
+    offset: Count
+    length: Annotated[int, Meta(ge=1, le=limits.PART_BYTES_MAX)]
+    schema: Literal[1] = 1
+    must_understand: Annotated[tuple[Label, ...], Meta(max_length=limits.MUST_UNDERSTAND_MAX)] = ()
+
+
+# User properties of an answer.
+STATUS = "status"  # as in HTTP: 200, 400 malformed, 403 not assigned, 404 not there, 416 beyond its end, 503 try later
+TOTAL_BYTES = "total"  # of the whole thing, with status 200
+
+_NAMES = {
+    Kind.METADATA: re.compile(r"(timestamp|[1-9][0-9]{0,15}\.(root|snapshot|targets))\.json\Z"),
+    Kind.COORDINATOR: re.compile(r"coordinator\.json\Z"),
+    Kind.MANIFEST: re.compile(r"[0-9a-f]{64}\Z"),
+    Kind.CHUNK: re.compile(r"[0-9a-f]{64}\Z"),
+}
+
+
+def parse_get(raw: bytes) -> Get:
+    """Raises Rejected: too_large or malformed (also: a name that such a thing cannot have)."""
+    get = canonical.decode(raw, Get, bytes_max=limits.GET_BYTES_MAX)
+    if not _NAMES[get.kind].match(get.name):
+        raise Rejected(f"there is no {get.kind} with the name {get.name!r}", reason=Reason.MALFORMED)
+    return get
