@@ -29,10 +29,25 @@ class Evidence(Struct, frozen=True):
     targets: Metadata
 
 
+class MetadataFiles(Struct, frozen=True):
+    """Raw signed TUF files as far as a refresh came: a later one may be missing, none is there without those before."""
+
+    root_chain: Annotated[tuple[Metadata, ...], Meta(max_length=limits.ROOT_CHAIN_MAX)] = ()
+    timestamp: Metadata | None = None
+    tuf_snapshot: Metadata | None = None
+    targets: Metadata | None = None
+
+    def evidence(self) -> Evidence | None:
+        """The whole set; None while a file is missing."""
+        if self.timestamp is None or self.tuf_snapshot is None or self.targets is None:
+            return None
+        return Evidence(self.root_chain, self.timestamp, self.tuf_snapshot, self.targets)
+
+
 EVIDENCE_BYTES_MAX = 2 * (limits.ROOT_CHAIN_MAX + 3) * limits.METADATA_BYTES_MAX
 
 
-def encode_evidence(evidence: Evidence) -> bytes:
+def encode_evidence(evidence: Evidence | MetadataFiles) -> bytes:
     """Evidence as one MessagePack value (metadata stays byte for byte what was signed)."""
     return msgspec.msgpack.encode(evidence)
 
@@ -45,6 +60,16 @@ def decode_evidence(raw: bytes) -> Evidence:
         return msgspec.msgpack.decode(raw, type=Evidence)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise Rejected(f"evidence is malformed: {error}", reason=Reason.MALFORMED) from error
+
+
+def decode_metadata_files(raw: bytes) -> MetadataFiles:
+    """Raises Rejected: too_large or malformed."""
+    if len(raw) > EVIDENCE_BYTES_MAX:
+        raise Rejected(f"metadata has {len(raw)} bytes, at most {EVIDENCE_BYTES_MAX}", reason=Reason.TOO_LARGE)
+    try:
+        return msgspec.msgpack.decode(raw, type=MetadataFiles)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise Rejected(f"metadata is malformed: {error}", reason=Reason.MALFORMED) from error
 
 
 # A bundle is a ZIP file with stored (uncompressed) entries of these names, so that `unzip -l` shows what is inside

@@ -116,6 +116,42 @@ class Reason(StrEnum):
         "the snapshot has another interface than the one that serves, and policy does not allow that",
         "Set allow_interface_change = true for the model, once its clients understand the new interface",
     )
+    STALE_ASSIGNMENT = (
+        "stale_assignment",
+        Blame.REFUSAL,
+        "the assignment is older than what this device has taken, or of a coordinator that is not named any more",
+        "Nothing to do if it was a late message; after a restored backup run `fleet resume`",
+    )
+    WRONG_DEVICE = (
+        "wrong_device",
+        Blame.REFUSAL,
+        "the signed document is meant for another device",
+        "Look for a broker that lets devices write each other's topics",
+    )
+    NOT_ASSIGNED = (
+        "not_assigned",
+        Blame.REFUSAL,
+        "what was offered or asked for is neither assigned to this device nor a repair of what it holds",
+        "Assign the snapshot with `fleet rollout start`, or carry its bundle to the device",
+    )
+    UNKNOWN_DEVICE = (
+        "unknown_device",
+        Blame.REFUSAL,
+        "the coordinator has never heard of such a device",
+        "See `fleet devices list` for those that said hello",
+    )
+    NO_DEVICES = (
+        "no_devices",
+        Blame.REFUSAL,
+        "no known device runs this model, so there is nobody to roll out to",
+        "See `fleet devices list`; a device runs the models of its agent.toml",
+    )
+    NOT_AUTHORIZED = (
+        "not_authorized",
+        Blame.REFUSAL,
+        "the token, password or key is not one that may do this",
+        "Check the token file or the key, and who issued it",
+    )
     NOT_BUILT = (
         "not_built",
         Blame.REFUSAL,
@@ -243,6 +279,12 @@ class Reason(StrEnum):
         Blame.DECLINED,
         "whoever offered the snapshot stopped before all its chunks were here",
         "Offer the snapshot again: chunks that arrived are kept for a while and not asked for again",
+    )
+    PLANNING_STOPPED = (
+        "planning_stopped",
+        Blame.DECLINED,
+        "the coordinator's database is older than what devices have seen, so it plans nothing",
+        "Restore a newer backup, or accept the present database with `fleet resume`",
     )
     SUPERSEDED = (
         "superseded",

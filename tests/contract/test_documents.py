@@ -16,8 +16,8 @@ from edge_agent.contract.assignment import Assignment, ModelAssignment, Policy, 
 from edge_agent.contract.canonical import encode
 from edge_agent.contract.errors import Rejected
 from edge_agent.contract.manifest import parse_manifest
-from edge_agent.contract.reasons import Reason
 from edge_agent.contract.presence import Presence, parse_presence
+from edge_agent.contract.reasons import Reason
 from edge_agent.contract.report import Report, ReportKind, parse_report
 from tests.json_places import changed, places
 from tests.samples import a_manifest
