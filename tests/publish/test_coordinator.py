@@ -43,6 +43,7 @@ def test_the_first_coordinator_is_named_in_a_repository_that_has_nothing_yet(
 ) -> None:
     done = publisher.authorize_coordinator(ONE)
     assert not done.unchanged and done.key == CoordinatorKey(1, ONE) == named(publisher)
+    assert read_published(publisher.repository).versions["targets"] == 1  # its root file is there too
     client = updater(publisher, tmp_path / "client")
     target = client.get_targetinfo(COORDINATOR_TARGET_PATH)
     assert target is not None
