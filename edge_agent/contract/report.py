@@ -18,6 +18,7 @@ Detail = Annotated[str, Meta(max_length=limits.DETAIL_CHARS_MAX)]
 class ReportKind(StrEnum):
     """What happened. Lifecycle facts are never dropped before telemetry."""
 
+    ASSIGNED = "assigned"  # the coordinator's wish for a slot was taken
     PHASE = "phase"  # a candidate entered a phase
     SERVING = "serving"  # another snapshot serves now
     QUARANTINED = "quarantined"
