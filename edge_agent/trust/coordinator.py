@@ -1,4 +1,4 @@
-"""The coordinator that the publisher names, and what it signs. What it may want is `core`'s; keys are never made here."""
+"""The coordinator that the publisher names, and what it signs. What it may want is `core`'s; no key is made here."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ A whole set, and what it admits, is chain.py's. Clause numbers are those of the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tuf.api.metadata import Snapshot, Targets, Timestamp
 
@@ -19,10 +19,10 @@ from edge_agent.trust.verified import TufVersions
 
 @dataclass(frozen=True, slots=True)
 class Refreshed:
-    """files: the verified part. versions: of its files, 0 for those not there. refusal: why it ends where it ends."""
+    """files: the verified part. marks: what has been seen from now on. refusal: why it ends where it ends."""
 
     files: MetadataFiles
-    versions: TufVersions
+    marks: TufVersions
     refusal: Rejected | None
 
 
@@ -35,25 +35,25 @@ def verify_refresh(files: MetadataFiles, *, pinned_root: bytes, seen: TufVersion
     roots = walk_roots(files.root_chain, open_pinned_root(pinned_root))
     marks = marks_after_rotation(roots, seen)
     kept = MetadataFiles(root_chain=files.root_chain)
-    versions = TufVersions(root=roots[-1].version)
     if roots[-1].version < marks.root:
-        return Refreshed(kept, versions, _older("root", roots[-1].version, marks.root))
+        return Refreshed(MetadataFiles(), seen, _older("root", roots[-1].version, marks.root))
+    marks = replace(marks, root=roots[-1].version)
     try:
         if files.timestamp is None:
-            return Refreshed(kept, versions, None)
+            return Refreshed(kept, marks, None)
         timestamp = open_signed(files.timestamp, Timestamp, roots[-1])  # 5.4.2
         _check_version("timestamp", timestamp.version, marks.timestamp)  # 5.4.3
         kept = MetadataFiles(files.root_chain, files.timestamp)
-        versions = TufVersions(roots[-1].version, timestamp.version)
+        marks = replace(marks, timestamp=timestamp.version)
         if files.tuf_snapshot is None:
-            return Refreshed(kept, versions, None)
+            return Refreshed(kept, marks, None)
         tuf_snapshot = open_signed(files.tuf_snapshot, Snapshot, roots[-1])  # 5.5.3
         check_link(timestamp.snapshot_meta, tuf_snapshot, files.tuf_snapshot)  # 5.5.2, 5.5.4
         _check_version("tuf_snapshot", tuf_snapshot.version, marks.tuf_snapshot)  # 5.5.5
         kept = MetadataFiles(files.root_chain, files.timestamp, files.tuf_snapshot)
-        versions = TufVersions(roots[-1].version, timestamp.version, tuf_snapshot.version)
+        marks = replace(marks, tuf_snapshot=tuf_snapshot.version)
         if files.targets is None:
-            return Refreshed(kept, versions, None)
+            return Refreshed(kept, marks, None)
         targets = open_signed(files.targets, Targets, roots[-1])  # 5.6.3
         meta = tuf_snapshot.meta.get("targets.json")
         if meta is None:
@@ -61,9 +61,8 @@ def verify_refresh(files: MetadataFiles, *, pinned_root: bytes, seen: TufVersion
         check_link(meta, targets, files.targets)  # 5.6.2, 5.6.4
         _check_version("targets", targets.version, marks.targets)
     except Rejected as refusal:
-        return Refreshed(kept, versions, refusal)
-    whole = TufVersions(roots[-1].version, timestamp.version, tuf_snapshot.version, targets.version)
-    return Refreshed(files, whole, None)
+        return Refreshed(kept, marks, refusal)
+    return Refreshed(files, replace(marks, targets=targets.version), None)
 
 
 def _check_version(role: str, version: int, mark: int) -> None:
