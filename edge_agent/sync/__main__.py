@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import ctypes
 import os
 import signal
 import sys
@@ -28,6 +29,8 @@ from edge_agent.sync.talk import Signals, Talk
 from edge_agent.sync.tally import Tally
 
 log = structlog.get_logger()
+
+PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 class LinkTeller:
@@ -115,7 +118,10 @@ def main() -> int:
         parser.add_argument(name)
     parser.add_argument("--log-level", default="info")
     parser.add_argument("--orphan-s", type=float, default=120.0)
+    parser.add_argument("--runtime-pid", type=int)
     options = parser.parse_args()
+    if options.runtime_pid is not None and not _ends_with(options.runtime_pid):
+        return 0
     set_up_logs(options.log_level, process="sync", device_id=options.device_id)
     with contextlib.suppress(ImportError):
         import uvloop
@@ -130,6 +136,14 @@ def _broker(options: argparse.Namespace) -> Broker:
         host.strip("[]"), int(port), options.username, options.password_file, options.ca_file, options.cert_file,
         options.key_file,
     )  # fmt: skip
+
+
+def _ends_with(runtime_pid: int) -> bool:
+    """End with the runtime, which starts another one: two processes of one device would push each other off the
+    broker. False when it has ended already.
+    """
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    return os.getppid() == runtime_pid
 
 
 def _leave(code: int) -> None:
