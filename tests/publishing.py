@@ -20,6 +20,7 @@ from pathlib import Path
 import msgspec
 
 from cloud_sync.publish.bundle import write_bundle
+from cloud_sync.publish.coordinator import Authorized, authorize
 from cloud_sync.publish.keys import create_keys, read_first_root
 from cloud_sync.publish.model_folder import hash_file, read_model_folder
 from cloud_sync.publish.pack import Packed, pack, refresh
@@ -85,15 +86,14 @@ class Publisher:
                     chunk = bytes(content[at : at + limits.CHUNK_BYTES])
                     self.repository.write_chunk(sha256_hex(chunk), chunk)
             self.repository.write_target(path, raw)
-            if not self.repository.root_files():
-                self.repository.write_metadata("1.root.json", first_root)
+            self.repository.begin(first_root)
             published = read_published(self.repository, first_root)
             publish(
                 self.repository,
                 self.keys,
                 published,
                 now=now or datetime.now(UTC),
-                manifests={path: raw},
+                added={path: raw},
                 floors=floors,
             )
         return manifest.label()
@@ -101,6 +101,10 @@ class Publisher:
     def refresh(self, *, floors: Mapping[str, int] | None = None) -> None:
         """Sign the same content again, perhaps with raised floors."""
         refresh(keys=self.keys, repository=self.repository, now=datetime.now(UTC), floors=floors)
+
+    def authorize_coordinator(self, public_key_hex: str) -> Authorized:
+        """Name the coordinator by its raw Ed25519 key (64 hexadecimal digits) and sign that."""
+        return authorize(public_key_hex, keys=self.keys, repository=self.repository, now=datetime.now(UTC))
 
     def bundle(self, label: str, out: Path) -> Path:
         """Write the bundle of name@version to `out`."""

@@ -1,69 +1,40 @@
-"""The command `fleet`: its groups, options and what each prints. What they do is in `cloud_sync.publish`.
+"""The command `fleet`: its groups, and the commands for keys, bundles and the coordinator's key.
+
+The others have files of their own (snapshots.py, devices.py, rollouts.py); what commands do is in
+`cloud_sync.publish`, and at the coordinator.
 
 Exit codes: 0 done, 1 refused or failed (the message says what to do), 2 wrong usage.
 """
 
 from __future__ import annotations
 
-import functools
-import os
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
 
 import click
-import msgspec
 from rich.console import Console
 
-from cloud_sync.operator_cli.output import ProgressBars, emit, fail, note, plain_table
-from cloud_sync.publish.bundle import find, read_bundle_manifest, write_bundle
+from cloud_sync.operator_cli.devices import devices
+from cloud_sync.operator_cli.options import identity, iso, json_option, keys_option, repo_option, speaks_of_errors
+from cloud_sync.operator_cli.output import ProgressBars, emit, note
+from cloud_sync.operator_cli.rollouts import resume, rollback, rollout
+from cloud_sync.operator_cli.snapshots import snapshot
+from cloud_sync.publish.bundle import write_bundle
+from cloud_sync.publish.coordinator import authorize, read_public_key
 from cloud_sync.publish.keys import create_keys
-from cloud_sync.publish.pack import Packed, pack, published_snapshots, refresh
-from cloud_sync.publish.proving import Interpreters
+from cloud_sync.publish.pack import refresh
 from cloud_sync.publish.repository import Repository
 from cloud_sync.publish.signing import read_published
-from edge_agent.contract.errors import HoldfastError, Rejected
-from edge_agent.contract.manifest import Manifest
-
-F = TypeVar("F", bound=Callable[..., Any])
-
-keys_option = click.option(
-    "--keys",
-    envvar="HOLDFAST_KEYS",
-    required=True,
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Folder with the publisher's keys. [env: HOLDFAST_KEYS]",
-)
-repo_option = click.option(
-    "--repo",
-    envvar="HOLDFAST_REPO",
-    required=True,
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Folder of the publisher's repository. [env: HOLDFAST_REPO]",
-)
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
-
-
-def speaks_of_errors(command: F) -> F:
-    """Turn the errors that we raise on purpose into messages and exit codes, in one place."""
-
-    @functools.wraps(command)
-    def wrapped(*args: Any, as_json: bool, **options: Any) -> None:
-        try:
-            command(*args, as_json=as_json, **options)
-        except HoldfastError as error:
-            fail(error, as_json=as_json)
-
-    return wrapped  # type: ignore[return-value]  # wraps() keeps the signature that click reads
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="holdfast", prog_name="fleet")
 def main() -> None:
-    """Publish model snapshots for a fleet of devices: keys, packing, bundles."""
+    """Publish model snapshots for a fleet of devices, and say which device should run which."""
+
+
+for command in (snapshot, devices, rollout, rollback, resume):
+    main.add_command(command)
 
 
 @main.group()
@@ -86,86 +57,6 @@ def keys_init(keys: Path, as_json: bool) -> None:
     emit({"keys": str(keys), "root": str(root)}, as_json=as_json, text=text)
 
 
-@main.group()
-def snapshot() -> None:
-    """Snapshots: immutable, signed model releases."""
-
-
-@snapshot.command("pack")
-@click.argument("model_folder", type=click.Path(path_type=Path))
-@keys_option
-@repo_option
-@click.option(
-    "--engine-python",
-    "engine_pythons",
-    multiple=True,
-    metavar="ENGINE=PATH",
-    help="Interpreter that has an engine. [env: HOLDFAST_ENGINE_PYTHON, as in HOLDFAST_PADDLE_PYTHON]",
-)
-@json_option
-@speaks_of_errors
-def snapshot_pack(model_folder: Path, keys: Path, repo: Path, engine_pythons: tuple[str, ...], as_json: bool) -> None:
-    """Prove a model folder with its golden vectors, sign it, and add it to the repository."""
-    interpreters = Interpreters(_parse_engine_pythons(engine_pythons), os.environ)
-    with ProgressBars() as progress:
-        packed = pack(
-            model_folder,
-            keys=keys,
-            repository=Repository(repo),
-            interpreters=interpreters,
-            now=datetime.now(UTC),
-            progress=progress,
-        )
-    emit(_packed_document(packed), as_json=as_json, text=lambda console: _packed_text(console, packed))
-
-
-@snapshot.command("show")
-@click.argument("what", metavar="NAME@VERSION|FILE.bundle")
-@click.option("--repo", envvar="HOLDFAST_REPO", type=click.Path(path_type=Path), metavar="DIR", help="Repository.")
-@json_option
-@speaks_of_errors
-def snapshot_show(what: str, repo: Path | None, as_json: bool) -> None:
-    """Show a snapshot of the repository, or what a bundle file says it carries."""
-    if "@" in what and not Path(what).exists():
-        if repo is None:
-            raise click.UsageError("NAME@VERSION needs --repo DIR (or HOLDFAST_REPO)")
-        repository = Repository(repo)
-        repository.require()
-        found = find(repository, read_published(repository), what)
-        manifest, digest = found.manifest, found.digest
-    else:
-        if not Path(what).is_file():
-            raise Rejected(f"there is no file {what}", next_step="Name a bundle file, or NAME@VERSION with --repo")
-        manifest, digest = read_bundle_manifest(Path(what))
-        note("This is what the file says; devices verify its signatures.")
-    document = {"digest": digest, "manifest": msgspec.to_builtins(manifest)}
-    emit(document, as_json=as_json, text=lambda console: _manifest_text(console, manifest, digest))
-
-
-@snapshot.command("list")
-@repo_option
-@json_option
-@speaks_of_errors
-def snapshot_list(repo: Path, as_json: bool) -> None:
-    """List the snapshots of the repository."""
-    repository = Repository(repo)
-    repository.require()
-    published = read_published(repository)
-    snapshots = published_snapshots(repository, published)
-
-    def text(console: Console) -> None:
-        table = plain_table("snapshot", "release", "engines", "MiB", "digest")
-        for each in snapshots:
-            engines = ", ".join(profile.engine for profile in each.manifest.engines)
-            size = f"{each.manifest.total_bytes() / 2**20:.1f}"
-            table.add_row(each.manifest.label(), str(each.manifest.release), engines, size, each.digest[:12])
-        console.print(table)
-
-    rows = [{**_identity(each.manifest, each.digest), "bytes": each.manifest.total_bytes()} for each in snapshots]
-    document = {"snapshots": rows, "floors": dict(published.floors), "expires": _iso(published.expires)}
-    emit(document, as_json=as_json, text=text)
-
-
 @main.command()
 @click.argument("label", metavar="NAME@VERSION")
 @repo_option
@@ -177,15 +68,15 @@ def bundle(label: str, repo: Path, out: Path, as_json: bool) -> None:
     with ProgressBars() as progress:
         bundled = write_bundle(Repository(repo), label, out, progress=progress)
     if bundled.expires <= datetime.now(UTC):
-        note(f"Devices will refuse this: its metadata expired at {_iso(bundled.expires)}. Run `fleet refresh`.")
+        note(f"Devices will refuse this: its metadata expired at {iso(bundled.expires)}. Run `fleet refresh`.")
     document = {
-        **_identity(bundled.manifest, bundled.digest),
+        **identity(bundled.manifest, bundled.digest),
         "file": str(out),
         "bytes": bundled.bytes,
-        "expires": _iso(bundled.expires),
+        "expires": iso(bundled.expires),
     }
     size = f"{bundled.bytes / 2**20:.1f} MiB"
-    line = f"{out}: {bundled.manifest.label()}, {size}, good until {_iso(bundled.expires)}"
+    line = f"{out}: {bundled.manifest.label()}, {size}, good until {iso(bundled.expires)}"
     emit(document, as_json=as_json, text=lambda console: console.print(line, markup=False))
 
 
@@ -198,78 +89,32 @@ def refresh_command(keys: Path, repo: Path, as_json: bool) -> None:
     """Sign the repository's content again with new dates, before the present ones pass."""
     versions = refresh(keys=keys, repository=Repository(repo), now=datetime.now(UTC))
     expires = read_published(Repository(repo)).expires
-    document = {"metadata": dict(versions), "expires": _iso(expires)}
-    line = f"Signed again; good until {_iso(expires)}. Make bundles again to carry it to devices."
+    document = {"metadata": dict(versions), "expires": iso(expires)}
+    line = f"Signed again; good until {iso(expires)}. Make bundles again to carry it to devices."
     emit(document, as_json=as_json, text=lambda console: console.print(line, markup=False))
 
 
-def _parse_engine_pythons(texts: tuple[str, ...]) -> dict[str, Path]:
-    chosen = {}
-    for text in texts:
-        engine, separator, path = text.partition("=")
-        if not (engine and separator and path):
-            raise click.BadParameter(f"{text!r} is not ENGINE=PATH", param_hint="--engine-python")
-        chosen[engine] = Path(path)
-    return chosen
+@main.group()
+def coordinator() -> None:
+    """The coordinator that devices may believe."""
 
 
-def _identity(manifest: Manifest, digest: str) -> dict[str, Any]:
-    return {"name": manifest.name, "version": manifest.version, "release": manifest.release, "digest": digest}
-
-
-def _packed_document(packed: Packed) -> dict[str, Any]:
-    proofs = [
-        {
-            "engine": proof.profile.engine,
-            "vectors": proof.vectors,
-            "max_abs_error": proof.max_abs_error,
-            "max_rel_error": proof.max_rel_error,
-        }
-        for proof in packed.proofs
-    ]
-    return {
-        **_identity(packed.manifest, packed.digest),
-        "unchanged": packed.unchanged,
-        "files": len(packed.manifest.files),
-        "bytes": packed.manifest.total_bytes(),
-        "proofs": proofs,
-        "metadata": dict(packed.versions),
+@coordinator.command("authorize")
+@click.argument("file", type=click.Path(path_type=Path), metavar="FILE")
+@keys_option
+@repo_option
+@json_option
+@speaks_of_errors
+def coordinator_authorize(file: Path, keys: Path, repo: Path, as_json: bool) -> None:
+    """Name the coordinator whose public key is in FILE (coordinator.pub). Another one's assignments are void then."""
+    authorized = authorize(read_public_key(file), keys=keys, repository=Repository(repo), now=datetime.now(UTC))
+    key = authorized.key
+    document = {
+        "epoch": key.epoch,
+        "public_key": key.public_key,
+        "unchanged": authorized.unchanged,
+        "metadata": dict(authorized.versions),
     }
-
-
-def _packed_text(console: Console, packed: Packed) -> None:
-    label, size = packed.manifest.label(), packed.manifest.total_bytes() / 2**20
-    if packed.unchanged:
-        console.print(f"{label} was published before with the same bytes: nothing to do", markup=False)
-        return
-    for proof in packed.proofs:
-        console.print(
-            f"{proof.profile.engine}: {proof.vectors} golden vectors reproduced, at most {proof.max_abs_error:.3g} off",
-            markup=False,
-        )
-    console.print(f"{label} published: {size:.1f} MiB, digest {packed.digest[:12]}", markup=False)
-
-
-def _manifest_text(console: Console, manifest: Manifest, digest: str) -> None:
-    console.print(f"{manifest.label()}  release {manifest.release}  interface {manifest.interface}", markup=False)
-    console.print(f"digest {digest}", markup=False)
-    console.print(f"for {', '.join(manifest.compatible)}", markup=False)
-    tensors = plain_table("tensor", "dtype", "shape")
-    for side, specs in (("in ", manifest.inputs), ("out", manifest.outputs)):
-        for spec in specs:
-            tensors.add_row(f"{side} {spec.name}", spec.dtype, "x".join(map(str, spec.shape)))
-    engines = plain_table("engine", "format", "rtol", "atol", "resident MiB")
-    for profile in manifest.engines:
-        tolerance, resident = profile.tolerance, f"{profile.resident_bytes / 2**20:.1f}"
-        engines.add_row(profile.engine, profile.format, str(tolerance.rtol), str(tolerance.atol), resident)
-    files = plain_table("file", "bytes", "sha256")
-    for entry in manifest.files:
-        files.add_row(entry.path, str(entry.length), entry.sha256[:12])
-    for table in (tensors, engines, files):
-        console.print()
-        console.print(table)
-    console.print(f"\n{manifest.golden.count} golden vectors", markup=False)
-
-
-def _iso(when: datetime | None) -> str | None:
-    return None if when is None else f"{when:%Y-%m-%dT%H:%M:%SZ}"
+    verb = "was named before, in" if authorized.unchanged else "is named now, in"
+    line = f"The coordinator with key {key.public_key[:12]}… {verb} epoch {key.epoch}"
+    emit(document, as_json=as_json, text=lambda console: console.print(line, markup=False))

@@ -20,7 +20,7 @@ from cloud_sync.publish.repository import Repository
 from cloud_sync.publish.signing import Published, publish, read_published
 from edge_agent.contract.canonical import sha256_hex
 from edge_agent.contract.errors import Corrupt, Rejected
-from edge_agent.contract.evidence import manifest_target_path
+from edge_agent.contract.evidence import MANIFESTS_PREFIX, manifest_target_path
 from edge_agent.contract.manifest import (
     EngineProfile,
     FileEntry,
@@ -106,9 +106,8 @@ def pack(
         _store_chunks(repository, model, files, say)
         path = manifest_target_path(manifest.name, manifest.version)
         repository.write_target(path, raw)
-        if not repository.root_files():
-            repository.write_metadata("1.root.json", first_root)
-        versions = publish(repository, keys, published, now=now, manifests={path: raw})
+        repository.begin(first_root)
+        versions = publish(repository, keys, published, now=now, added={path: raw})
     return Packed(manifest, digest, unchanged=False, proofs=proofs, versions=versions)
 
 
@@ -129,6 +128,8 @@ def published_snapshots(repository: Repository, published: Published) -> tuple[P
     """All published snapshots, by name and release. Raises Corrupt for a damaged manifest."""
     found = []
     for path, target in published.targets.items():
+        if not path.startswith(MANIFESTS_PREFIX):
+            continue  # the coordinator's key is a signed target too
         raw = repository.read_target(path, length=target.length, sha256=target.hashes["sha256"])
         found.append(PublishedSnapshot(parse_manifest(raw), raw, sha256_hex(raw)))
     return tuple(sorted(found, key=lambda snapshot: (snapshot.manifest.name, snapshot.manifest.release)))

@@ -1,4 +1,4 @@
-"""The publisher's repository, a folder: metadata/, manifests/NAME/VERSION.json, chunks/SHA256.
+"""The publisher's repository, a folder: metadata/, manifests/NAME/VERSION.json, chunks/SHA256, coordinator.json.
 
 Bytes in and out.
 
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cloud_sync.publish.durable import locked, make_folder, write_file
+from cloud_sync.publish.durable import locked, make_folder, sync_folder, write_file, writing
 from edge_agent.contract import limits
 from edge_agent.contract.canonical import sha256_hex
 from edge_agent.contract.errors import Corrupt, Rejected, Unavailable
@@ -31,6 +31,11 @@ class Repository:
             make_folder(self.folder / name)
         with locked(self.folder):
             yield
+
+    def begin(self, first_root: bytes) -> None:
+        """Write the first root file where there is none yet. Raises Unavailable."""
+        if not self.root_files():
+            self.write_metadata("1.root.json", first_root)
 
     def require(self) -> None:
         """Raises Rejected when there is no repository in this folder."""
@@ -79,6 +84,12 @@ class Repository:
         path = self.folder / target_path
         make_folder(path.parent)
         write_file(path, raw)
+
+    def move_target(self, from_path: str, to_path: str) -> None:
+        """Give a target's file another name, replacing what was there, durably. Raises Unavailable."""
+        with writing(self.folder / to_path):
+            (self.folder / from_path).replace(self.folder / to_path)
+            sync_folder(self.folder)
 
     def has_chunk(self, sha256: str, length: int) -> bool:
         """Whether a file of that name and length is there (its bytes are checked whenever they are read)."""

@@ -70,24 +70,24 @@ def publish(
     published: Published,
     *,
     now: datetime,
-    manifests: Mapping[str, bytes] | None = None,
+    added: Mapping[str, bytes] | None = None,
     floors: Mapping[str, int] | None = None,
     lifetimes: Lifetimes | None = None,
 ) -> Mapping[str, int]:
     """Sign the next targets, tuf_snapshot and timestamp; gives their versions. The caller holds the lock.
 
-    manifests: what to add, by target path; none: the same content with new dates. floors: {model: lowest
+    added: raw targets to add or replace, by target path; none: the same content with new dates. floors: {model: lowest
     release} to state; a floor never falls. Files are written in the order in which they name each other,
     timestamp.json last: until then nothing has changed.
     Raises Rejected (a key is missing or wrong, a floor would fall), Unavailable (cannot be written).
     """
     life = lifetimes or Lifetimes()
     version = {role: published.versions[role] + 1 for role in ("targets", "tuf_snapshot", "timestamp")}
-    added = {path: TargetFile.from_data(path, raw, ["sha256"]) for path, raw in (manifests or {}).items()}
+    signed = {path: TargetFile.from_data(path, raw, ["sha256"]) for path, raw in (added or {}).items()}
     targets = Targets(
         version=version["targets"],
         expires=now + timedelta(days=life.targets_days),
-        targets={**published.targets, **added},
+        targets={**published.targets, **signed},
         unrecognized_fields={TARGETS_FLOORS_FIELD: _raised(published.floors, floors or {})},
     )
     targets_raw = _sign(keys, "targets", published.root, targets)

@@ -92,9 +92,12 @@ def bundle_chunk_entry(sha256: str) -> str:
     return f"chunks/{sha256}"
 
 
+MANIFESTS_PREFIX = "manifests/"  # of the target paths of manifests; other targets are no snapshots
+
+
 def manifest_target_path(name: str, version: str) -> str:
     """The TUF target path of a manifest: what the publisher signs, with its length and SHA-256."""
-    return f"manifests/{name}/{version}.json"
+    return f"{MANIFESTS_PREFIX}{name}/{version}.json"
 
 
 # A field of ours in the signed part of TUF's targets: {model name: lowest release that may be taken in anywhere}.

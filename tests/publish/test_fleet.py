@@ -99,6 +99,18 @@ def test_wrong_usage_is_exit_code_two(tmp_path: Path) -> None:
     assert "ENGINE=PATH" in plain.run(*arguments, "--engine-python", "paddle", code=2).stderr
 
 
+def test_a_coordinator_is_authorised_once(operator: Fleet, tmp_path: Path) -> None:
+    public = tmp_path / "coordinator.pub"
+    public.write_text("ab" * 32 + "\n")
+    first = operator.document("coordinator", "authorize", public)
+    assert (first["epoch"], first["public_key"], first["unchanged"]) == (1, "ab" * 32, False)
+    assert operator.document("coordinator", "authorize", public)["unchanged"] is True
+    assert "epoch 1" in operator.run("coordinator", "authorize", public).stdout
+    assert operator.document("snapshot", "list")["snapshots"] == []
+    public.write_text("no key")
+    assert operator.document("coordinator", "authorize", public, code=1)["reason"] == "malformed"
+
+
 def test_help_and_the_coordinator_that_is_not_there_yet() -> None:
     assert "bundle" in CliRunner().invoke(fleet, ["--help"]).stdout
     result = CliRunner().invoke(cloud_sync, [])
