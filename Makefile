@@ -7,7 +7,7 @@ export HOLDFAST_PADDLE_PYTHON ?= $(CURDIR)/.venv-paddle/bin/python
 help: ## what there is
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
 
-setup: ## make the virtual environments (a second run does nothing)
+setup: ## make the virtual environments, bring a broker (a second run does nothing)
 	@packaging/setup.sh
 
 demo: setup ## the main job, on one device, in under two minutes
@@ -27,5 +27,5 @@ bench: setup ## ratios against the bare engine and a bare HTTP server
 soak: setup ## the fault campaigns of the tests with bigger numbers
 	@HOLDFAST_SOAK=1 $(PYTHON) -m pytest -q tests/faults
 
-clean: ## remove the virtual environments and caches
-	@rm -rf .venv .venv-paddle .venv-py37 .cache .mypy_cache .ruff_cache .pytest_cache build dist *.egg-info
+clean: ## remove the virtual environments, the broker and caches
+	@rm -rf .venv .venv-paddle .venv-py37 .broker .cache .mypy_cache .ruff_cache .pytest_cache build dist *.egg-info

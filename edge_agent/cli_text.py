@@ -21,6 +21,7 @@ def print_status(document: dict[str, Any]) -> None:
     console.print(f"[bold]{document['device_id']}[/] agent {document['agent_version']} on http://{document['http']}")
     if document["storage"]:
         _say(console, "state folder", document["storage"])
+    _print_link(console, document["sync"])
     table = Table()
     for column in ("model", "serves", "status", "last good", "candidate", "workers", "fallbacks"):
         table.add_column(column, no_wrap=console.width >= PIPE_CHARS, overflow="fold")
@@ -37,6 +38,8 @@ def print_status(document: dict[str, Any]) -> None:
         )
     console.print(table)
     for name, model in document["models"].items():
+        if model["assigned"] and model["assigned"]["held"]:
+            console.print(f"{name}: {model['assigned']['version']} is assigned; what was chosen here holds against it")
         if model["reason"]:
             _say(console, name, model["reason"])
         for snapshot in model["snapshots"]:
@@ -44,6 +47,17 @@ def print_status(document: dict[str, Any]) -> None:
                 _say(console, f"{name}@{snapshot['version']}", Reason.DAMAGE.value)
         for record in model["quarantined"]:
             _say(console, f"{name}@{record['version']}", record["reason"], record["detail"])
+
+
+def _print_link(console: Console, sync: dict[str, Any]) -> None:
+    """How it stands with the coordinator, where there is one."""
+    if not sync["configured"]:
+        return
+    since = datetime.fromtimestamp(sync["since"], UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    state = "connected" if sync["connected"] else "[yellow]not connected[/]"
+    why = f" ({sync['detail']})" if sync["detail"] else ""
+    console.print(f"coordinator: {state} since {since}", highlight=False, end="")
+    console.print(f"{why}; {sync['outbox']} reports wait", highlight=False, markup=False)
 
 
 def _say(console: Console, what: str, word: str, detail: str = "") -> None:

@@ -30,7 +30,7 @@ ROOT_CHAIN_MAX = 64  # root rotations that one device may walk at once
 # ---- documents between device and cloud
 ASSIGNMENT_BYTES_MAX = 256 * KIB
 REPORT_BYTES_MAX = 64 * KIB
-PRESENCE_BYTES_MAX = 16 * KIB
+PRESENCE_BYTES_MAX = 48 * KIB  # a hello with 64 models and 64 engines, each character of a label escaped, takes 32
 MODELS_PER_DEVICE_MAX = 64
 MUST_UNDERSTAND_MAX = 32
 JSON_DEPTH_MAX = 32  # deeper is an attack on the parser, not a document
@@ -39,13 +39,15 @@ DETAIL_CHARS_MAX = 500  # free text in a report or a log line
 # ---- the line between device and coordinator
 REPORTS_PER_BATCH_MAX = 100
 REPORT_BATCH_BYTES_MAX = 256 * KIB  # a batch is cut where it would grow beyond
+REPORT_BATCH_HEAD_BYTES = KIB  # of a batch, beside its reports
+REPORT_NUMBER_BYTES = 64  # by which a report grows when it gets its number and incarnation
 REPORT_ACK_BYTES_MAX = 4 * KIB
 ENVELOPE_BYTES_MAX = 512 * KIB  # an assignment in base64, with its signature
 COORDINATOR_KEY_BYTES_MAX = 4 * KIB
 CONTRACTS_MAX = 16
-DEVICE_STATE_BYTES_MAX = MIB  # 64 slots, each with all that it may tell
-TURNED_AWAY_TOLD_MAX = 16  # of one slot, the newest
-SNAPSHOTS_TOLD_MAX = 32  # of one slot; retention keeps fewer
+DEVICE_STATE_BYTES_MAX = 7 * MIB // 4  # 64 slots that tell all they may take 1.6; a frame of the sync socket holds 2
+TURNED_AWAY_TOLD_MAX = 4  # of one slot, the newest; each may take 4 KiB, and the older ones came as reports
+SNAPSHOTS_TOLD_MAX = 16  # of one slot; retention keeps SNAPSHOTS_PER_MODEL_MAX and those that are in use
 PART_BYTES_MAX = 256 * KIB  # of bulk data: larger ones slow a broker down with many devices
 GET_BYTES_MAX = 1 * KIB
 GET_EXPIRY_S = 30  # an answer that comes later was asked for again already
@@ -73,6 +75,11 @@ ADMIN_CONNECTIONS_MAX = 16  # one more is told so, and may try again
 ADMIN_FIRST_S = 2.0  # a connection that has asked nothing for so long is cut off: idle ones lock no operator out
 OFFER_IDLE_S = 30.0  # an offering client that says nothing for so long is cut off
 ADMIN_REQUEST_S = 60.0
+
+SYNC_CONNECTIONS_MAX = 8  # of the sync process, which needs a few: a long poll, offers, the rest
+SYNC_METADATA_BYTES_MAX = 8 * MIB  # all signed files of one offer; a few hundred KiB for a thousand snapshots
+SYNC_IDLE_S = 120.0  # a connection of the sync process that asks nothing for so long is cut off
+SYNC_END_S = 3.0  # it has nothing to lose, and is killed after this time
 
 # ---- the runtime's executor
 EVENTS_WAITING_MAX = 1_000  # events waiting for a decision; each takes one short transaction

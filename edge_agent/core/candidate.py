@@ -13,7 +13,17 @@ from edge_agent.core import events as ev
 from edge_agent.core import serving
 from edge_agent.core.ladder import last_good
 from edge_agent.core.serving import Refusal
-from edge_agent.core.state import Candidate, ModelState, Moment, Phase, RefusedOffer, Status, with_damage, with_known
+from edge_agent.core.state import (
+    Candidate,
+    Known,
+    ModelState,
+    Moment,
+    Phase,
+    RefusedOffer,
+    Status,
+    with_damage,
+    with_known,
+)
 
 
 def offer_begun(state: ModelState, event: ev.OfferBegun, now: Moment) -> ModelState | Refusal:
@@ -25,19 +35,32 @@ def offer_begun(state: ModelState, event: ev.OfferBegun, now: Moment) -> ModelSt
     known = state.find(snapshot.digest)
     if known and is_repair(state, snapshot.digest):
         return state  # its missing chunks are taken without a new candidate
-    wanted = state.find(state.wanted)
-    if wanted and wanted.interface != snapshot.interface and not state.settings.allow_interface_change:
-        return Refusal(
-            Reason.INTERFACE_CHANGE,
-            f"{state.model}@{snapshot.version} has interface {snapshot.interface}, {wanted.interface} serves",
-        )
+    state = replace(state, held=state.assigned is not None and state.assigned.digest != snapshot.digest)
+    refusal = interface_refusal(state, snapshot)
+    if refusal is not None:
+        return refusal
     phase = Phase.RECEIVED if event.complete else Phase.FETCHING
     return replace(
-        state if not event.complete else with_known(state, known or snapshot),
+        give_way(state if not event.complete else with_known(state, known or snapshot)),
         candidate=Candidate(snapshot, phase, now.unix_ms, previous=state.active),
         generation=state.generation + (1 if record else 0),
-        wanted=state.active if state.candidate_is_active else state.wanted,  # back to it, should the newer one fail
-        probation_ends_s=None,
+    )
+
+
+def give_way(state: ModelState) -> ModelState:
+    """The present candidate makes room; if it serves already it stays what to go back to, should the newer one fail."""
+    wanted = state.active if state.candidate_is_active else state.wanted
+    return replace(state, candidate=None, wanted=wanted, probation_ends_s=None)
+
+
+def interface_refusal(state: ModelState, snapshot: Known) -> Refusal | None:
+    """Why this snapshot must not take the wanted one's place: clients of one interface do not understand another."""
+    wanted = state.find(state.wanted)
+    if wanted is None or wanted.interface == snapshot.interface or state.in_force.allow_interface_change:
+        return None
+    return Refusal(
+        Reason.INTERFACE_CHANGE,
+        f"{state.model}@{snapshot.version} has interface {snapshot.interface}, {wanted.interface} serves",
     )
 
 
@@ -165,7 +188,7 @@ def begin_probation(state: ModelState, now: Moment) -> ModelState:
     """All requests go to the candidate and it is watched until the given time."""
     return replace(
         _in_phase(state, Phase.PROBATION, now),
-        probation_ends_s=now.monotonic_s + state.settings.probation_s,
+        probation_ends_s=now.monotonic_s + state.in_force.probation_s,
     )
 
 

@@ -75,9 +75,24 @@ def _candidate_step(state: ModelState) -> tuple[str, Phase] | None:
 
 def _told(old: ModelState, new: ModelState, event: ev.Event) -> list[Tell]:
     """Facts for the journal and the outbox: every change that an operator would want to read later."""
-    asked = isinstance(event, ev.OfferBegun | ev.RollbackAsked)
+    asked = isinstance(event, ev.OfferBegun | ev.RollbackAsked | ev.AssignmentTaken)
     superseded = _told_of_superseded(old, new) if asked else []
-    return [*_told_of_damage(old, new), *_told_of_records(old, new), *superseded, *_told_of_steps(old, new)]
+    return [
+        *_told_of_damage(old, new),
+        *_told_of_records(old, new),
+        *_told_of_wish(old, new),
+        *superseded,
+        *_told_of_steps(old, new),
+    ]
+
+
+def _told_of_wish(old: ModelState, new: ModelState) -> list[Tell]:
+    """The coordinator's wish was taken (its policy alone is not worth a line)."""
+    wish = new.assigned
+    if wish is None or (old.assigned and (old.assigned.order, old.assigned.digest) == (wish.order, wish.digest)):
+        return []
+    detail = f"epoch {wish.epoch}, generation {wish.generation}"
+    return [Tell(new.model, ReportKind.ASSIGNED, wish.digest, wish.version, detail=detail)]
 
 
 def _told_of_superseded(old: ModelState, new: ModelState) -> list[Tell]:

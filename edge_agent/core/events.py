@@ -176,11 +176,18 @@ class Woke(Event):
 
 @dataclass(frozen=True, slots=True)
 class AssignmentTaken(Event):
-    """The coordinator's signed wish for this slot."""
+    """The coordinator's signed wish for this slot, of this epoch and generation; a policy that is None is not its own.
+
+    A matter of safety: what is on the disk already is gone back to also when the disk cannot be written.
+    """
 
     digest: str
     version: str
+    epoch: int
     generation: int
+    probation_s: float | None = None
+    allow_interface_change: bool | None = None
+    safety: ClassVar[bool] = True
 
 
 @dataclass(frozen=True, slots=True)

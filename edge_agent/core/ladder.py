@@ -34,7 +34,7 @@ def rungs(state: ModelState) -> tuple[str, ...]:
     digests = [
         known.digest
         for known in order
-        if _is_usable(state, known) and (state.settings.allow_interface_change or known.interface == interface)
+        if _is_usable(state, known) and (state.in_force.allow_interface_change or known.interface == interface)
     ]
     return tuple(dict.fromkeys(digests))
 

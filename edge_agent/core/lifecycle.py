@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from edge_agent.contract.reasons import Reason
+from edge_agent.core import assignment, recovery, serving
 from edge_agent.core import candidate as cand
 from edge_agent.core import events as ev
-from edge_agent.core import recovery, serving
 from edge_agent.core.actions import Action
 from edge_agent.core.effects import effects
 from edge_agent.core.serving import Refusal
@@ -45,21 +45,20 @@ def _candidate_row(phase: Phase) -> dict[type[ev.Event], Cell]:
     N, A, F, R, V, P, T, B = Phase  # noqa: N806 - columns of a table, as narrow as they can be
     columns: dict[type[ev.Event], dict[Phase, Cell]] = {
         ev.OfferBegun: {N: cand.offer_begun, F: cand.offer_resumed, R: cand.offer_while_busy, V: cand.offer_while_busy,
-                        P: cand.offer_while_busy, B: cand.offer_begun, A: _UNBUILT, T: _UNBUILT},
-        ev.OfferCompleted: {F: cand.offer_completed, A: _UNBUILT},
-        ev.OfferAbandoned: {F: cand.offer_abandoned, A: _UNBUILT},
+                        P: cand.offer_while_busy, B: cand.offer_begun, A: cand.offer_begun, T: _UNBUILT},
+        ev.OfferCompleted: {F: cand.offer_completed},
+        ev.OfferAbandoned: {F: cand.offer_abandoned},
         ev.VerifyPassed: {R: cand.verify_passed},
         ev.VerifyFailed: {R: cand.verify_failed},
         ev.WorkerUp: {R: serving.remember_worker, V: cand.worker_up_proves, P: serving.remember_worker, T: _UNBUILT,
                       B: cand.worker_up_again},
         ev.BringUpFailed: {R: cand.bring_up_failed, V: cand.bring_up_failed, P: cand.bring_up_failed, T: _UNBUILT,
                            B: cand.bring_up_failed},
-        ev.WorkerDied: {R: serving.worker_died, V: serving.worker_died, P: serving.worker_died, T: _UNBUILT,
-                        B: serving.worker_died},
+        ev.WorkerDied: {**dict.fromkeys((A, F, R, V, P, B), serving.worker_died), T: _UNBUILT},
         ev.WorkerCrashed: {R: serving.note_crash, V: serving.note_crash, P: cand.worker_crashed, T: _UNBUILT,
                            B: cand.worker_crashed},
         ev.Routed: {R: serving.routed, P: cand.routed, T: _UNBUILT, B: serving.routed},
-        ev.AssignmentTaken: dict.fromkeys(Phase, _UNBUILT),
+        ev.AssignmentTaken: {**dict.fromkeys(Phase, assignment.assignment_taken), T: _UNBUILT},
         ev.TrialJudged: {T: _UNBUILT},
         ev.Woke: dict.fromkeys(Phase, cand.woke),
     }  # fmt: skip

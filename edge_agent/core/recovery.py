@@ -56,7 +56,7 @@ def _choose(state: ModelState, served_before: str | None, first: str | None, now
     if served_before is not None and state.live_count(served_before):
         up = replace(state, status=Status.UP, active=served_before, active_since_unix_ms=state.active_since_unix_ms)
         if first is not None and first == served_before:
-            return replace(up, probation_ends_s=now.monotonic_s + state.settings.probation_s)
+            return replace(up, probation_ends_s=now.monotonic_s + state.in_force.probation_s)
         return replace(up, wanted=up.wanted or served_before, retry_at_s=now.monotonic_s)
     target = first or next_rung(state)
     if target is None:

@@ -14,6 +14,7 @@ from edge_agent.core import events as ev
 from edge_agent.core.ladder import last_good, next_rung, rungs
 from edge_agent.core.state import (
     Crash,
+    Known,
     LiveWorker,
     ModelState,
     Moment,
@@ -215,18 +216,21 @@ def rollback_asked(state: ModelState, event: ev.RollbackAsked, now: Moment) -> M
         return Refusal(Reason.UNKNOWN_VERSION, f"{state.model}: {what} is on this device (here: {here})")
     if target.damaged:
         return Refusal(Reason.DAMAGE, f"{state.model}@{target.version} is damaged on this device")
+    held = state.assigned is not None and state.assigned.digest != target.digest
+    state = replace(state, generation=state.generation + 1, held=held)
+    return make_wanted(state, target, Reason.OPERATOR, now)
+
+
+def make_wanted(state: ModelState, target: Known, reason: Reason | None, now: Moment) -> ModelState:
+    """A snapshot that is here becomes the wanted one, and any candidate gives way; reason: said until it serves."""
     state = replace(
-        state,
-        candidate=None,
-        probation_ends_s=None,
-        wanted=target.digest,
-        generation=state.generation + 1,
-        refused_rungs=(),
-        retry_at_s=None,
+        state, candidate=None, probation_ends_s=None, wanted=target.digest, refused_rungs=(), retry_at_s=None
     )
     if target.digest == state.active:
         return replace(state, status=Status.UP, raising=None, fallback_reason=None)
-    return bring_up(replace(state, fallback_reason=Reason.OPERATOR), target.digest, now)
+    if target.damaged:
+        return replace(state, fallback_reason=Reason.DAMAGE)  # its repair brings it up
+    return bring_up(replace(state, fallback_reason=reason), target.digest, now)
 
 
 def offer_refused(state: ModelState, event: ev.OfferRefused, now: Moment) -> ModelState:
@@ -234,6 +238,10 @@ def offer_refused(state: ModelState, event: ev.OfferRefused, now: Moment) -> Mod
     record = RefusedOffer(
         event.digest, event.version, event.reason, event.detail[: limits.DETAIL_CHARS_MAX], now.unix_ms
     )
+    if any(
+        (r.digest, r.reason, r.detail) == (record.digest, record.reason, record.detail) for r in state.refused_offers
+    ):
+        return state  # offered again, and again for the same reason: told once
     others = tuple(refused for refused in state.refused_offers if refused.digest != event.digest)
     return replace(state, refused_offers=(*others, record)[-limits.REFUSED_OFFERS_MAX :])
 

@@ -132,6 +132,23 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True)
+class Assigned:
+    """The coordinator's wish for this slot, as it was taken last; a policy that is None is as agent.toml says."""
+
+    digest: str
+    version: str
+    epoch: int
+    generation: int
+    probation_s: float | None = None
+    allow_interface_change: bool | None = None
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """A later wish is greater: epochs are the publisher's, generations an operator's intent within one."""
+        return self.epoch, self.generation
+
+
+@dataclass(frozen=True, slots=True)
 class ModelState:
     """One model slot. `volatile` facts (live, crashes, deadlines) are rebuilt at every boot."""
 
@@ -147,6 +164,8 @@ class ModelState:
     fallbacks: int = 0
     known: tuple[Known, ...] = ()
     candidate: Candidate | None = None
+    assigned: Assigned | None = None
+    held: bool = False  # somebody on the device chose otherwise; ends with a later generation
     quarantine: tuple[Quarantine, ...] = ()
     refused_offers: tuple[RefusedOffer, ...] = ()
     declined: RefusedOffer | None = None  # the last candidate that could not be taken now
@@ -165,6 +184,19 @@ class ModelState:
     def candidate_is_active(self) -> bool:
         """Whether requests go to the candidate already (it is proven, or in probation)."""
         return self.candidate is not None and self.candidate.digest == self.active
+
+    @property
+    def in_force(self) -> Settings:
+        """The slot's settings, with the assignment's policy in their place while nobody on the device overrode it."""
+        wish = self.assigned
+        if wish is None or self.held:
+            return self.settings
+        allow, probation_s = wish.allow_interface_change, wish.probation_s
+        return replace(
+            self.settings,
+            probation_s=self.settings.probation_s if probation_s is None else probation_s,
+            allow_interface_change=self.settings.allow_interface_change if allow is None else allow,
+        )
 
     def find(self, digest: str | None) -> Known | None:
         """The known snapshot with this digest."""

@@ -20,18 +20,24 @@ import structlog
 from edge_agent import AGENT_VERSION
 from edge_agent.config import Config
 from edge_agent.contract import limits
+from edge_agent.contract.device_state import DeviceState
 from edge_agent.contract.errors import Bug, HoldfastError, Rejected
 from edge_agent.contract.reasons import Reason
+from edge_agent.contract.report import ReportKind
 from edge_agent.core import events as ev
-from edge_agent.core.actions import Action, DropOffer, KeepWorkers, Route, Verify
+from edge_agent.core.actions import Action, DropOffer, KeepWorkers, Route, Tell, Verify
 from edge_agent.core.state import ModelState, Moment, Phase, Settings
 from edge_agent.folders import make_run_folder, run_folders
 from edge_agent.runtime.admin import AdminServer
 from edge_agent.runtime.adoption import Adoption
+from edge_agent.runtime.assignments import AssignmentDesk
+from edge_agent.runtime.authority import Authority
 from edge_agent.runtime.crashes import CrashReporter
+from edge_agent.runtime.device_state import device_state
 from edge_agent.runtime.executor import Executor
 from edge_agent.runtime.front_link import FrontLink
 from edge_agent.runtime.library import Library, read_pinned_root
+from edge_agent.runtime.link_state import LinkState
 from edge_agent.runtime.marks import Marks
 from edge_agent.runtime.offers import OfferDesk
 from edge_agent.runtime.persistence import AgentStore
@@ -40,6 +46,8 @@ from edge_agent.runtime.process import become_subreaper
 from edge_agent.runtime.retention import Retention
 from edge_agent.runtime.scrub import Scrubber
 from edge_agent.runtime.status import status_document
+from edge_agent.runtime.sync_process import SyncProcess
+from edge_agent.runtime.sync_server import SyncServer
 from edge_agent.runtime.tasks import Tasks
 from edge_agent.store.opening import open_store
 from edge_agent.store.thread import StoreThread
@@ -143,12 +151,28 @@ class Runtime:
             self._executor, self._desk, self._scrubber, self._store, self.status, self._front.routed
         )
         self._retention = Retention(config, self._library, self._executor)
+        self._open_line(pinned_root)
         self._generation = generation
+
+    def _open_line(self, pinned_root: bytes) -> None:
+        """The parts that face the process which speaks with the network."""
+        config = self._config
+        self._link = LinkState(monotonic_and_wall, configured=config.sync.broker is not None)
+        self._authority = Authority(self._agent_thread, self._marks, self._state_dir, pinned_root)
+        self._assignments = AssignmentDesk(
+            config.device_id, self._authority, self._marks, self._executor, self._library.is_admitted
+        )
+        self._sync_server = SyncServer(
+            config, self._executor, self._desk, self._assignments, self._authority, self._store, self._link,
+            self._device_state,
+        )  # fmt: skip
+        self._sync = SyncProcess(config, self._run_dir, self._run_dir / "sync.sock", self._link)
 
     async def _start(self) -> None:
         config = self._config
         known = await self._library.scan(frozenset(config.models))
         await self._marks.load(self._library.seen_versions())
+        await self._authority.load()
         by_digest = {}
         for snapshot in known:
             manifest = self._library.manifest(snapshot.digest)
@@ -169,6 +193,8 @@ class Runtime:
         self._tasks.spawn(self._drop_orphaned_offers(), name="drop-orphaned-offers")
         self._tasks.spawn(self._front.run(), name="front")
         await self._admin.start(self._run_dir / "admin.sock")
+        await self._sync_server.start(self._run_dir / "sync.sock")
+        self._tasks.spawn(self._sync.run(), name="sync")
         self._tasks.spawn(self._scrubber.run(), name="scrub")
         self._tasks.spawn(self._retention.run(), name="retention")
         log.info("agent_up", version=AGENT_VERSION, http=self._front.address, boot=self._boot,
@@ -198,6 +224,8 @@ class Runtime:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(limits.STOP_S):
                 self._front.ending = True
+                await self._sync.end()
+                await self._sync_server.end()
                 await self._admin.end()
                 await self._front.end()
                 await self._pool.end()
@@ -269,13 +297,35 @@ class Runtime:
             )
             self._crashes.hung(worker, fingerprint)
 
+    def poison(self, model: str, digest: str, fingerprint: str) -> None:
+        """Worth a report, and nothing against the snapshot."""
+        if model in self._config.models:
+            tell = Tell(model, ReportKind.POISON, digest, None, detail=f"request {fingerprint}")
+            self._tasks.spawn(self._store.tell_telemetry(tell, monotonic_and_wall()), name="telemetry")
+
     def _gauges(self) -> dict[str, float]:
-        values: dict[str, float] = {"storage_writable": 0.0 if self._executor.storage_reason else 1.0}
+        values: dict[str, float] = {
+            "storage_writable": 0.0 if self._executor.storage_reason else 1.0,
+            "sync_connected": float(self._link.connected),
+        }
         for state in self._executor.states():
             values[f"fallbacks:{state.model}"] = float(state.fallbacks)
             values[f"damaged_snapshots:{state.model}"] = float(sum(known.damaged for known in state.known))
             values[f"quarantined:{state.model}"] = float(len(state.quarantine))
         return values
+
+    def _device_state(self, connection_id: str) -> DeviceState:
+        """The state document for the coordinator."""
+        return device_state(
+            self._config.device_id,
+            connection_id,
+            self._executor.states(),
+            number=self._executor.changes,
+            at_unix_ms=monotonic_and_wall().unix_ms,
+            routed=self._front.routed,
+            storage_reason=self._executor.storage_reason,
+            taken=self._assignments.taken,
+        )
 
     async def status(self) -> dict[str, Any]:
         """The status document."""
@@ -284,11 +334,17 @@ class Runtime:
             self._executor.states(),
             routed=self._front.routed,
             storage_reason=self._executor.storage_reason,
-            outbox=await self._store.outbox_count(),
+            link={
+                **self._link.document(),
+                "outbox": await self._store.outbox_count(),
+                "epoch": self._assignments.taken.epoch,
+                "revision": self._assignments.taken.revision,
+            },
             http=self._front.address,
             processes={
                 "runtime": os.getpid(),
                 "front": self._front.pid,
+                "sync": self._sync.pid,
                 "zygotes": self._pool.zygotes.describe(),
                 "workers": self._pool.describe(),
             },

@@ -40,6 +40,9 @@ class Listeners(Protocol):
     def hung_request(self, worker_id: str, fingerprint: str) -> None:
         """A worker did not answer this request in time."""
 
+    def poison(self, model: str, digest: str, fingerprint: str) -> None:
+        """A request ended two workers and was answered with an error."""
+
 
 class FrontLink:
     """The one front of this device (more of them on one port come later)."""
@@ -261,6 +264,8 @@ class FrontLink:
                 snapshot=header.get("digest"),
                 request=fingerprint,
             )
+            if self.listeners:
+                self.listeners.poison(str(header.get("model")), str(header.get("digest")), fingerprint)
 
     on_event = _on_event  # an adopted front's channel is made before it is known to be a front
 

@@ -81,7 +81,12 @@ class OfferDesk:
         except Rejected as refusal:
             await self._remember_refusal(refusal, manifest_raw, claimed_model, claimed_version)
             raise
-        await self._ask(verified, complete=False, retry=retry, dry=True)
+        try:
+            await self._ask(verified, complete=False, retry=retry, dry=True)
+        except Rejected as refusal:
+            if refusal.reason is Reason.INTERFACE_CHANGE:
+                await self._remember_refusal(refusal, manifest_raw, claimed_model, claimed_version)
+            raise
         with self._storage_noted():
             wanted = await self._library.begin_offer(verified)
         offer.verified, offer.wanted = verified, set(wanted)
@@ -97,7 +102,7 @@ class OfferDesk:
         """New content needs fresh metadata; a snapshot that was admitted here is repaired with any that was right."""
         evidence = decode_evidence(evidence_raw)
         admitted = self._library.is_admitted(hashlib.sha256(manifest_raw).hexdigest())
-        seen = self._marks.seen
+        seen = self._marks.seen.tuf
         try:
             versions = verify_metadata(evidence, pinned_root=self._pinned_root, seen=seen)
         except Rejected as refusal:

@@ -13,11 +13,13 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import structlog
 
 from edge_agent.contract import canonical, limits
-from edge_agent.contract.errors import Corrupt, HoldfastError, Unavailable
-from edge_agent.contract.report import Report
+from edge_agent.contract.errors import Corrupt, HoldfastError, Rejected, Unavailable
+from edge_agent.contract.reasons import Reason
+from edge_agent.contract.report import Report, ReportAck, ReportBatch, parse_report
 from edge_agent.core.actions import Tell
 from edge_agent.core.events import Event
 from edge_agent.core.state import ModelState, Moment
@@ -133,6 +135,64 @@ class AgentStore:
                 self._counted = counting.result()
         return self._counted
 
+    async def tell_telemetry(self, tell: Tell, now: Moment) -> None:
+        """A fact that no transition causes; lost where it cannot be written."""
+        try:
+            await self._thread.call(lambda: self._writable().add_telemetry(self._report(tell, now)))
+        except HoldfastError as error:
+            log.warning("telemetry_lost", kind=tell.kind.value, detail=error.message)
+
+    async def outbox_mark(self) -> tuple[str, int]:
+        """The incarnation of the numbering, and the number up to which reports are acknowledged."""
+        agent = self._agent
+        if agent is None:
+            return self._incarnation or "unknown", 0
+        acknowledged = await self._thread.call(agent.acknowledged)
+        return self._incarnation or "unknown", acknowledged
+
+    async def outbox_batch(self) -> ReportBatch:
+        """The oldest reports that are not acknowledged, as many as fit one message. Raises Unavailable or Corrupt."""
+        return await self._thread.call(self._outbox_batch)
+
+    def _outbox_batch(self) -> ReportBatch:
+        agent, incarnation = self._agent, self._incarnation or "unknown"
+        if agent is None:
+            return ReportBatch(self._device_id, incarnation, 0, ())
+        reports: list[Report] = []
+        room_bytes = limits.REPORT_BATCH_BYTES_MAX - limits.REPORT_BATCH_HEAD_BYTES
+        for number, body in agent.outbox(oldest=limits.REPORTS_PER_BATCH_MAX):
+            room_bytes -= len(body) + limits.REPORT_NUMBER_BYTES
+            if room_bytes < 0:
+                break
+            report = _readable(body)
+            if report is not None:  # a damaged row is a number that never comes
+                reports.append(msgspec.structs.replace(report, incarnation=incarnation, number=number))
+        return ReportBatch(self._device_id, incarnation, agent.acknowledged(), tuple(reports))
+
+    async def acknowledge(self, ack: ReportAck) -> int:
+        """What the coordinator has committed; the acknowledged number then.
+
+        Raises Rejected (wrong_device, out_of_order: another incarnation's), Unavailable (disk_full, read_only) or
+        Corrupt.
+        """
+        return await self._thread.call(self._acknowledge, ack, timeout_s=limits.PERSIST_PATIENT_S)
+
+    def _acknowledge(self, ack: ReportAck) -> int:
+        if ack.device_id != self._device_id:
+            raise Rejected(f"this acknowledgement is for {ack.device_id}", reason=Reason.WRONG_DEVICE)
+        if ack.incarnation != self._incarnation:
+            raise Rejected("this acknowledges reports of another incarnation", reason=Reason.OUT_OF_ORDER)
+        agent = self._writable()
+        if ack.committed > agent.newest_report():
+            self._incarnation = secrets.token_hex(8)
+            agent.begin_incarnation(self._incarnation)
+            log.warning("agent_db_is_older_than_the_coordinator", committed=ack.committed,
+                        next_step="Nothing to do: its reports are numbered anew")  # fmt: skip
+            return 0
+        if ack.committed != agent.acknowledged():
+            agent.acknowledge(ack.committed)
+        return ack.committed
+
     def _report(self, tell: Tell, now: Moment) -> bytes:
         """The fact without its number: the outbox gives it one, in the same transaction."""
         return canonical.encode(
@@ -150,6 +210,14 @@ class AgentStore:
                 detail=tell.detail[: limits.DETAIL_CHARS_MAX],
             )
         )
+
+
+def _readable(body: bytes) -> Report | None:
+    try:
+        return parse_report(body)
+    except HoldfastError as error:
+        log.error("report_not_readable", detail=error.message)
+        return None
 
 
 def _journal_entry(event: Event, tell: Tell) -> dict[str, Any]:

@@ -17,7 +17,7 @@ def status_document(
     *,
     routed: Callable[[str], str | None],
     storage_reason: Reason | None,
-    outbox: int,
+    link: dict[str, Any],
     http: str,
     processes: dict[str, Any],
 ) -> dict[str, Any]:
@@ -28,7 +28,7 @@ def status_document(
         "http": http,
         "models": {state.model: model_document(state, routed(state.model)) for state in states},
         "storage": storage_reason.value if storage_reason else None,
-        "sync": {"connected": False, "outbox": outbox},
+        "sync": link,
         "processes": processes,
     }
 
@@ -49,6 +49,7 @@ def model_document(state: ModelState, routed: str | None) -> dict[str, Any]:
         "last_good": _named(good) if good else None,
         "wanted": _named(wanted) if wanted else None,
         "candidate": {**_named(candidate.snapshot), "phase": candidate.phase.value} if candidate else None,
+        "assigned": _assigned(state),
         "reason": state.fallback_reason.value if state.fallback_reason else None,
         "quarantined": _turned_away(state),
         "declined": _declined(state),
@@ -65,6 +66,14 @@ def model_document(state: ModelState, routed: str | None) -> dict[str, Any]:
         "fallbacks": state.fallbacks,
         "workers": state.live_count(state.active) if state.active else 0,
     }
+
+
+def _assigned(state: ModelState) -> dict[str, Any] | None:
+    """The coordinator's wish; `held`: somebody on the device chose otherwise since."""
+    wish = state.assigned
+    if wish is None:
+        return None
+    return {"version": wish.version, "digest": wish.digest, "generation": wish.generation, "held": state.held}
 
 
 def _declined(state: ModelState) -> dict[str, Any] | None:

@@ -14,6 +14,7 @@ from edge_agent.contract import limits
 from edge_agent.store.sqlite import connect, row, rows, translated, upsert
 
 SCHEMA_VERSION = 1
+ACKNOWLEDGED = "acknowledged"
 MIGRATIONS: dict[int, str] = {
     1: """
         CREATE TABLE IF NOT EXISTS state(model TEXT PRIMARY KEY, document BLOB NOT NULL);
@@ -116,25 +117,61 @@ class AgentDb:
             for key, value in values.items():
                 upsert(self._db, "meta", {"key": key, "value": value}, key="key")
 
+    def add_telemetry(self, body: bytes) -> None:
+        """A report that no transition causes: the first to go when the outbox is full."""
+        with translated(self.path.name), self._db.atomic():
+            self._db.table("outbox").insert({"telemetry": 1, "body": body})
+            self._trim()
+
+    def acknowledged(self) -> int:
+        """The number up to which somebody else has said to have committed the reports; 0 = none."""
+        said = self.meta(ACKNOWLEDGED) or ""
+        return int(said) if said.isdecimal() else 0  # damaged: the reports are sent again, and told from earlier ones
+
     def outbox_count(self) -> int:
         """Reports that nobody has acknowledged yet."""
         with translated(self.path.name):
-            found = row(self._db, "SELECT count(*) FROM outbox")
+            found = row(self._db, "SELECT count(*) FROM outbox WHERE number > ?", (self.acknowledged(),))
         return int(found[0]) if found else 0
 
     def outbox(self, *, oldest: int) -> tuple[tuple[int, bytes], ...]:
-        """(number, body) of the oldest reports."""
+        """(number, body) of the oldest reports that nobody has acknowledged yet."""
         with translated(self.path.name):
-            found = rows(self._db, "SELECT number, body FROM outbox ORDER BY number LIMIT ?", (oldest,))
+            found = rows(
+                self._db,
+                "SELECT number, body FROM outbox WHERE number > ? ORDER BY number LIMIT ?",
+                (self.acknowledged(), oldest),
+            )
         return tuple((int(number), body) for number, body in found if isinstance(body, bytes))
 
+    def newest_report(self) -> int:
+        """The highest number that any report has had in this incarnation; 0 = none."""
+        with translated(self.path.name):
+            found = row(self._db, "SELECT seq FROM sqlite_sequence WHERE name='outbox'")
+        return int(found[0]) if found else 0
+
     def acknowledge(self, up_to_number: int) -> None:
-        """Forget reports up to this number: somebody else has committed them."""
+        """Reports up to this number are committed elsewhere. They stay, while there is room: a coordinator that was
+        restored from a backup says a lower number, and is sent them again.
+        """
+        self.set_meta({ACKNOWLEDGED: str(up_to_number)})
+
+    def begin_incarnation(self, name: str) -> None:
+        """Number the reports that nobody has acknowledged anew, from 1 on, under another name."""
         with translated(self.path.name), self._db.atomic():
-            self._db.execute("DELETE FROM outbox WHERE number<=?", [up_to_number])
+            kept = rows(
+                self._db,
+                "SELECT telemetry, body FROM outbox WHERE number > ? ORDER BY number",
+                (self.acknowledged(),),
+            )
+            self._db.execute("DELETE FROM outbox")
+            self._db.execute("DELETE FROM sqlite_sequence WHERE name='outbox'")
+            for telemetry, body in kept:
+                self._db.table("outbox").insert({"telemetry": telemetry, "body": body})
+            self.set_meta({"incarnation": name, ACKNOWLEDGED: "0"})
 
     def _trim(self) -> None:
-        """Oldest journal lines go first; of the outbox, telemetry goes before lifecycle facts."""
+        """Oldest journal lines go first; of the outbox, what is acknowledged, then telemetry, then lifecycle facts."""
         self._db.execute(
             "DELETE FROM journal WHERE number <= (SELECT max(number) FROM journal) - ?", [limits.JOURNAL_ENTRIES_MAX]
         )
@@ -143,8 +180,8 @@ class AgentDb:
         if surplus > 0:
             self._db.execute(
                 "DELETE FROM outbox WHERE number IN"
-                " (SELECT number FROM outbox ORDER BY telemetry DESC, number LIMIT ?)",
-                [surplus],
+                " (SELECT number FROM outbox ORDER BY number > ?, telemetry DESC, number LIMIT ?)",
+                [self.acknowledged(), surplus],
             )
 
 

@@ -100,6 +100,18 @@ def verify_admitted(evidence: Evidence, manifest_raw: bytes, pinned_root: bytes)
     return _manifest_of(_walk(evidence, pinned_root), evidence, manifest_raw)
 
 
+def verify_target(evidence: Evidence, path: str, raw: bytes, pinned_root: bytes) -> TufVersions:
+    """That the publisher signed exactly these bytes under this path; dates do not count. Versions of the metadata.
+
+    Raises Rejected: too_large, malformed, signature. Whatever the bytes are, no other error is raised.
+    """
+    chain = _walk(evidence, pinned_root)
+    target = chain.targets.targets.get(path)
+    if target is None or target.length != len(raw) or target.hashes.get("sha256") != sha256_hex(raw):
+        raise Rejected(f"{path} is not what the signed targets state", reason=Reason.SIGNATURE)
+    return chain.versions()
+
+
 def check_pinned_root(pinned_root: bytes) -> int:
     """The version of a usable pinned root, for start-up and `doctor`.
 
@@ -109,21 +121,23 @@ def check_pinned_root(pinned_root: bytes) -> int:
 
 
 def _walk(evidence: Evidence, pinned_root: bytes) -> _Chain:
-    roots = _walk_roots(evidence.root_chain, open_pinned_root(pinned_root))
+    roots = walk_roots(evidence.root_chain, open_pinned_root(pinned_root))
     root = roots[-1]
     timestamp = open_signed(evidence.timestamp, Timestamp, root)  # 5.4.2
     tuf_snapshot = open_signed(evidence.tuf_snapshot, Snapshot, root)  # 5.5.3
-    _check_link(timestamp.snapshot_meta, tuf_snapshot, evidence.tuf_snapshot)  # 5.5.2, 5.5.4
+    check_link(timestamp.snapshot_meta, tuf_snapshot, evidence.tuf_snapshot)  # 5.5.2, 5.5.4
     targets = open_signed(evidence.targets, Targets, root)  # 5.6.3
     meta = tuf_snapshot.meta.get("targets.json")
     if meta is None:
         raise Rejected("the tuf_snapshot metadata does not name targets.json", reason=Reason.SIGNATURE)
-    _check_link(meta, targets, evidence.targets)  # 5.6.2, 5.6.4
+    check_link(meta, targets, evidence.targets)  # 5.6.2, 5.6.4
     return _Chain(roots, timestamp, tuf_snapshot, targets)
 
 
-def _walk_roots(root_chain: tuple[bytes, ...], pinned: Root) -> tuple[Root, ...]:
-    """5.3.3 to 5.3.9. Files up to the trusted version are passed over: a bundle begins at version 1."""
+def walk_roots(root_chain: tuple[bytes, ...], pinned: Root) -> tuple[Root, ...]:
+    """The trusted roots, from the pinned one on: 5.3.3 to 5.3.9. Files up to the trusted version are passed over: a
+    bundle begins at version 1. Raises Rejected: too_large, malformed, signature.
+    """
     if len(root_chain) > limits.ROOT_CHAIN_MAX:
         raise Rejected(
             f"the root chain has {len(root_chain)} files, at most {limits.ROOT_CHAIN_MAX} are allowed",
@@ -136,8 +150,11 @@ def _walk_roots(root_chain: tuple[bytes, ...], pinned: Root) -> tuple[Root, ...]
     return tuple(roots)
 
 
-def _check_link(meta: MetaFile, signed: Signed, raw: bytes) -> None:
-    """One file states version, length and hashes of another one: no mixing of files from different days."""
+def check_link(meta: MetaFile, signed: Signed, raw: bytes) -> None:
+    """One file states version, length and hashes of another one: no mixing of files from different days.
+
+    Raises Rejected: malformed, signature.
+    """
     stated = check_meta_version(meta)
     if stated != signed.version:
         raise Rejected(
@@ -154,7 +171,7 @@ def _check_link(meta: MetaFile, signed: Signed, raw: bytes) -> None:
 
 def _check_not_older(chain: _Chain, seen: TufVersions) -> None:
     """5.4.3, 5.5.5 (and 5.6 through 5.5.5): nothing may be older than what this device has seen."""
-    marks = _marks_after_rotation(chain.roots, seen)
+    marks = marks_after_rotation(chain.roots, seen)
     have = chain.versions()
     for role in ("root", "timestamp", "tuf_snapshot", "targets"):
         version, mark = getattr(have, role), getattr(marks, role)
@@ -165,7 +182,7 @@ def _check_not_older(chain: _Chain, seen: TufVersions) -> None:
             )
 
 
-def _marks_after_rotation(roots: tuple[Root, ...], seen: TufVersions) -> TufVersions:
+def marks_after_rotation(roots: tuple[Root, ...], seen: TufVersions) -> TufVersions:
     """5.3.11: a rotated key voids the versions it had signed: a stolen key cannot block a device for ever.
 
     The mark of targets stands until the keys of targets themselves rotate: only they could have raised it.

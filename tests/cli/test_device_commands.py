@@ -20,7 +20,8 @@ STATUS = {"device_id": str, "agent_version": str, "models": dict, "sync": dict}
 STATUS_MORE = {"http", "storage", "processes"}
 SLOT = {"active": dict, "last_good": dict, "candidate": type(None), "quarantined": list, "serving": bool,
         "fallbacks": int}  # fmt: skip
-SLOT_MORE = {"status", "wanted", "reason", "declined", "snapshots", "workers"}
+SLOT_MORE = {"status", "wanted", "assigned", "reason", "declined", "snapshots", "workers"}
+SYNC_MORE = {"configured", "since", "detail", "epoch", "revision"}
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +45,7 @@ def test_status_has_the_agreed_shape(device: Agent, releases: Releases) -> None:
     device.wait_model("tiny", lambda m: m["candidate"] is None, "confirmed")
     status = device.cli_json("status")
     has(status, STATUS, STATUS_MORE)
-    has(status["sync"], {"connected": bool, "outbox": int})
+    has(status["sync"], {"connected": bool, "outbox": int}, SYNC_MORE)
     assert set(status["models"]) == {"tiny"}
     slot = status["models"]["tiny"]
     has(slot, SLOT, SLOT_MORE)

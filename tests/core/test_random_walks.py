@@ -38,6 +38,15 @@ def random_event(chance: random.Random, state: ModelState, number: int) -> ev.Ev
             ev.RollbackAsked("m", chance.choice([None, "1.0", "9.9"])),
             ev.Forgotten("m", digest),
             ev.Woke("m"),
+            ev.AssignmentTaken(
+                "m",
+                digest,
+                "x",
+                1,
+                chance.choice([1, 1, 2, 3]),
+                chance.choice([None, 5.0]),
+                chance.choice([None, True]),
+            ),
         ]
     )
 

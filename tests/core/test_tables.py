@@ -59,7 +59,7 @@ def events_about(digest: str) -> list[ev.Event]:
         ev.RollbackAsked("m", None),
         ev.Forgotten("m", digest),
         ev.Woke("m"),
-        ev.AssignmentTaken("m", digest, "2.0", 1),
+        ev.AssignmentTaken("m", digest, "2.0", 1, 1),
         ev.TrialJudged("m", digest, passed=True),
     ]
 
@@ -85,9 +85,8 @@ def test_every_event_in_every_state_is_a_transition_or_a_named_refusal(status: S
             assert step.state.fault() is None, (event, step.state.fault())
 
 
-@pytest.mark.parametrize("phase", [Phase.ASSIGNED, Phase.TRIAL])
-def test_phases_that_are_not_built_yet_refuse_by_that_name(phase: Phase) -> None:
-    step = decide(state_in(Status.UP, phase), ev.OfferBegun("m", C, complete=False, retry=False), NOW)
+def test_a_phase_that_is_not_built_yet_refuses_by_that_name() -> None:
+    step = decide(state_in(Status.UP, Phase.TRIAL), ev.OfferBegun("m", C, complete=False, retry=False), NOW)
     assert step.refusal is not None
     assert step.refusal.reason is Reason.NOT_BUILT
 

@@ -54,7 +54,7 @@ def test_idle_connections_lock_an_operator_out_for_a_moment_and_with_a_word(new_
         peers = [idle.enter_context(peer(agent)) for _ in range(limits.ADMIN_CONNECTIONS_MAX)]
         done = agent.cli("rollback", "tiny", "--to", "0.9.0")
         if done.returncode:  # else the idle ones were cut off while the command started
-            assert "connected to the agent already" in done.stderr and "Try again" in done.stderr
+            assert "connections are open to the agent already" in done.stderr and "Try again" in done.stderr
         for sock in peers:
             assert sock.recv(1) == b"", "cut off"
         assert agent.cli("rollback", "tiny", "--to", "0.9.0").returncode == 0
@@ -74,7 +74,7 @@ def test_one_connection_too_many_is_told_so(new_agent: NewAgent) -> None:
         )
         done = agent.cli("status")
         assert done.returncode == 1
-        assert "connected to the agent already" in done.stderr and "-> Try again" in done.stderr
+        assert "connections are open to the agent already" in done.stderr and "-> Try again" in done.stderr
     wait_until(agent.status_or_none, "room again")
 
 

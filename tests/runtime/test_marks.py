@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from edge_agent.contract.errors import Unavailable
 from edge_agent.contract.evidence import encode_evidence
 from edge_agent.contract.reasons import Reason
 from edge_agent.offer.bundle_reader import BundleReader
-from edge_agent.runtime.marks import FILE_NAME, Marks, decode_marks, encode_marks
+from edge_agent.runtime.marks import FILE_NAME, AssignmentMark, Marks, Seen, decode_marks, encode_marks
 from edge_agent.runtime.persistence import AgentStore
 from edge_agent.store.agent_db import AgentDb
 from edge_agent.store.small_file import NEW_SUFFIX
@@ -38,7 +39,7 @@ def with_marks(folder: Path, story: Callable[[Marks], Awaitable[None]], in_evide
         marks = Marks(thread, AgentStore(thread, agent.path, agent, "d"), folder)
         await marks.load(in_evidence)
         await story(marks)
-        return marks.seen
+        return marks.seen.tuf
 
     thread, agent = StoreThread(), AgentDb(folder / "agent.db")
     try:
@@ -77,12 +78,12 @@ def test_a_lost_copy_is_made_again_at_the_next_boot(tmp_path: Path, first: str, 
     assert with_marks(tmp_path, nothing) == SEEN
 
 
-@pytest.mark.parametrize("content", [b"", b"x" * 5_000, encode_marks(SEEN).replace(b"7", b"9"), b"[]\n"])
+@pytest.mark.parametrize("content", [b"", b"x" * 5_000, encode_marks(Seen(SEEN)).replace(b"7", b"9"), b"[]\n"])
 def test_a_damaged_mirror_is_not_believed(tmp_path: Path, content: bytes) -> None:
     with_marks(tmp_path, sees)
     (tmp_path / FILE_NAME).write_bytes(content)
     assert with_marks(tmp_path, nothing) == SEEN
-    assert decode_marks((tmp_path / FILE_NAME).read_bytes()) == SEEN, "written again"
+    assert decode_marks((tmp_path / FILE_NAME).read_bytes()) == Seen(SEEN), "written again"
 
 
 def test_a_folder_in_the_place_of_the_mirror_is_damage_too(tmp_path: Path) -> None:
@@ -97,7 +98,7 @@ def test_a_folder_in_the_place_of_the_mirror_is_damage_too(tmp_path: Path) -> No
 def test_a_damaged_value_in_the_database_is_not_believed(tmp_path: Path) -> None:
     with_marks(tmp_path, sees)
     agent = AgentDb(tmp_path / "agent.db")
-    agent.set_meta({"tuf_versions": encode_marks(SEEN).decode().replace("7", "9")})
+    agent.set_meta({"tuf_versions": encode_marks(Seen(SEEN)).decode().replace("7", "9")})
     agent.close()
     assert with_marks(tmp_path, nothing) == SEEN
 
@@ -120,7 +121,7 @@ def test_what_cannot_be_kept_twice_is_refused_until_it_can(tmp_path: Path, block
             with pytest.raises(Unavailable) as caught:
                 await marks.remember(SEEN)
             assert caught.value.reason is Reason.READ_ONLY
-        assert marks.seen == SEEN
+        assert marks.seen.tuf == SEEN
         if blocked == FILE_NAME:
             (tmp_path / (FILE_NAME + NEW_SUFFIX)).rmdir()
         else:
@@ -171,3 +172,25 @@ def test_a_snapshot_that_is_here_is_repaired_with_older_metadata_too(new_agent: 
     done = agent.cli("import", str(one.bundle))
     assert done.returncode == 0, done.stderr
     assert os.path.exists(agent.state_dir / FILE_NAME)
+
+
+def test_an_assignment_that_was_taken_stays_taken(tmp_path: Path) -> None:
+    mark = AssignmentMark(2, 9, "d" * 64)
+
+    async def take(marks: Marks) -> None:
+        await marks.remember_assignment(mark)
+        await marks.remember_assignment(AssignmentMark(2, 8, "e" * 64))
+        await marks.remember(SEEN)
+
+    async def check(marks: Marks) -> None:
+        assert marks.seen == Seen(SEEN, mark)
+
+    with_marks(tmp_path, take)
+    (tmp_path / FILE_NAME).unlink()
+    with_marks(tmp_path, check)
+
+
+def test_marks_of_an_earlier_version_are_read() -> None:
+    line = '{"root": 1, "targets": 5, "timestamp": 7, "tuf_snapshot": 6}'
+    raw = f"{line}\n{hashlib.sha256(line.encode()).hexdigest()}\n".encode()
+    assert decode_marks(raw) == Seen(SEEN)

@@ -25,7 +25,7 @@ ONLY = {
     "offer": (("contract",), "bytes in, entries out"),
     "worker": ((), "its interpreter has numpy and an engine, nothing of the agent"),
     "front": (("contract", "worker", "logs", "config"), "it parses hostile requests and must have nothing to lose"),
-    "sync": (("contract", "logs", "config"), "it parses the network and must have nothing to lose"),
+    "sync": (("contract", "worker", "logs", "config"), "it parses the network and must have nothing to lose"),
 }
 CORE_STDLIB = {
     "__future__",

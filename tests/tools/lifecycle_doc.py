@@ -35,8 +35,8 @@ one cell and gives the new state and what to do, or a refusal that changes nothi
 the candidate's digest, and all that an offer says, go by the first table; the others by the second. The event
 `Booted` has a table of its own, the last one.
 
-In the cells: the name of the handler (in `candidate.py` or `serving.py`); – is the refusal `out_of_order`; *not
-built* is the refusal `not_built`: that step comes with a later version.
+In the cells: the name of the handler (in `candidate.py`, `serving.py` or `assignment.py`); – is the refusal
+`out_of_order`; *not built* is the refusal `not_built`: that step comes with a later version.
 """
 
 
@@ -51,7 +51,8 @@ def document() -> str:
         "What served before goes on serving; from `probation` it is put back. An operator's rollback ends a candidate\n"
         "as well. An offer may cut a probation short: if the newer snapshot does not come to serve, the older one is\n"
         "watched anew. The same goes for any unconfirmed snapshot that serves as the wanted one\n"
-        "(`watch_unconfirmed`).\n",
+        "(`watch_unconfirmed`). An assignment of a snapshot that is confirmed here needs no candidate: it is brought\n"
+        "up as by a rollback. What somebody on the device chose holds until a later generation is assigned.\n",
         "## Phases of the candidate\n",
         _meanings(Phase, comments),
         "## Candidate: phase and event\n",
@@ -72,15 +73,22 @@ def document() -> str:
 def _diagram() -> str:
     """The straight way, as the order of `Phase` has it; phases without any handler are marked."""
     built = [phase for phase in Phase if phase is not Phase.NONE and _is_built(phase)]
-    lines = ["stateDiagram-v2", "    [*] --> " + built[0].value + ": OfferBegun"]
+    lines = ["stateDiagram-v2"]
+    lines += [f"    [*] --> {Phase.ASSIGNED}: AssignmentTaken", f"    [*] --> {Phase.FETCHING}: OfferBegun (by hand)"]
     lines += [f"    {one} --> {two}: {_steps(one)}" for one, two in pairwise(built)]
     lines.append(f"    {built[-1]} --> confirmed: Woke (probation_s have passed)")
     lines += [f"    {phase} --> set_aside: {', '.join(failures)}" for phase in built if (failures := _failures(phase))]
-    lines.append(f"    {built[0]} --> [*]: OfferAbandoned")
+    lines.append(f"    {Phase.FETCHING} --> [*]: OfferAbandoned")
     return "```mermaid\n" + "\n".join(lines) + "\n```\n"
 
 
-FORWARD = (ev.OfferCompleted, ev.VerifyPassed, ev.WorkerUp, ev.Routed)  # in the order of the phases that they end
+FORWARD = (
+    ev.OfferCompleted,
+    ev.VerifyPassed,
+    ev.WorkerUp,
+    ev.Routed,
+    ev.OfferBegun,
+)  # in the order of the phases that they end
 FAILURES = (ev.VerifyFailed, ev.BringUpFailed, ev.WorkerCrashed)
 
 

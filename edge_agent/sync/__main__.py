@@ -1,0 +1,143 @@
+"""Start of the sync process: the runtime's arguments, and the parts put together. What they do is said in their files.
+
+It may be ended at any moment, so it ends by leaving: the broker then says its last will at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from pathlib import Path
+
+import structlog
+
+from edge_agent.contract import topics
+from edge_agent.contract.errors import HoldfastError
+from edge_agent.logs import set_up_logs
+from edge_agent.sync.fetching import Fetcher
+from edge_agent.sync.line import Broker, Line
+from edge_agent.sync.link import RuntimeLink
+from edge_agent.sync.metadata import MetadataKeeper
+from edge_agent.sync.offers import Offers
+from edge_agent.sync.requests import MqttSource
+from edge_agent.sync.talk import Signals, Talk
+from edge_agent.sync.tally import Tally
+
+log = structlog.get_logger()
+
+
+class LinkTeller:
+    """Tells the runtime whether the broker is reached, the newest word only."""
+
+    def __init__(self, link: RuntimeLink) -> None:
+        self._link = link
+        self._word = (False, "not connected yet")
+        self._changed = asyncio.Event()
+
+    def note(self, connected: bool, detail: str) -> None:
+        """The line is up or down."""
+        self._word = (connected, detail)
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Tell each change, and again to a runtime that came back."""
+        while True:  # as long as the process lives; each pass tells one change
+            await self._changed.wait()
+            self._changed.clear()
+            connected, detail = self._word
+            try:
+                await self._link.ask_patiently("link", connected=connected, detail=detail)
+            except HoldfastError as error:
+                log.warning("link_not_told", detail=str(error))
+
+
+async def run(options: argparse.Namespace) -> int:
+    """Sync until the runtime is gone for good. The exit code: 0 orphaned."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, _leave, 0)
+    tally = Tally()
+    link = RuntimeLink(Path(options.socket))
+    signals = Signals(asyncio.Event(), asyncio.Event(), asyncio.Event())
+    teller = LinkTeller(link)
+
+    async def publish(channel: topics.Channel, payload: bytes, *, correlation: bytes = b"") -> None:
+        await line.publish(channel, payload, correlation=correlation)
+
+    source = MqttSource(publish, tally)
+    fetcher = Fetcher(source)
+    talk = Talk(link, signals, tally, lambda: offers.forgive(), lambda: keeper.want_soon())
+    line = talk.line = Line(
+        _broker(options),
+        options.device_id,
+        tally,
+        {
+            topics.ASSIGNMENT.name: talk.assignments.note,
+            topics.ACK.name: talk.acks.note,
+            topics.GOT.name: source.take,
+            topics.COORDINATOR.name: talk.on_coordinator_here,
+        },
+        teller.note,
+    )
+    keeper = MetadataKeeper(link, fetcher, line.up, talk.assignments.try_again, link.folder / "sync-metadata")
+    offers = Offers(link, fetcher, keeper, line.up)
+    signals.wants = offers.changed
+
+    async def converse(connection_id: str) -> None:
+        keeper.want()
+        try:
+            await talk.converse(connection_id)
+        finally:
+            source.cut()
+
+    async with asyncio.TaskGroup() as group:
+        for coroutine in (
+            line.run(talk.will, converse), talk.watch_runtime(), talk.assignments.run(), talk.acks.run(),
+            teller.run(), keeper.run(), offers.run(),
+        ):  # fmt: skip
+            group.create_task(coroutine)
+        await link.until_orphaned(options.orphan_s)
+        _leave(0)
+    return 1  # not reached: a task that fails raises, and no task ends
+
+
+def main() -> int:
+    """Parse the runtime's arguments and sync."""
+    parser = argparse.ArgumentParser(prog="holdfast-sync")
+    parser.add_argument("--socket", required=True)
+    parser.add_argument("--broker", required=True, metavar="HOST:PORT")
+    parser.add_argument("--device-id", required=True)
+    parser.add_argument("--username", required=True)
+    for name in ("--password-file", "--ca-file", "--cert-file", "--key-file"):
+        parser.add_argument(name)
+    parser.add_argument("--log-level", default="info")
+    parser.add_argument("--orphan-s", type=float, default=120.0)
+    options = parser.parse_args()
+    set_up_logs(options.log_level, process="sync", device_id=options.device_id)
+    with contextlib.suppress(ImportError):
+        import uvloop
+
+        asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
+    return asyncio.run(run(options))
+
+
+def _broker(options: argparse.Namespace) -> Broker:
+    host, _, port = options.broker.rpartition(":")
+    return Broker(
+        host.strip("[]"), int(port), options.username, options.password_file, options.ca_file, options.cert_file,
+        options.key_file,
+    )  # fmt: skip
+
+
+def _leave(code: int) -> None:
+    """End at once: threads that wait for a broker or for python-tuf hold nothing up, and nothing has to be saved."""
+    with contextlib.suppress(OSError):
+        sys.stderr.flush()
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
