@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("edge_agent", "cloud_sync", "models", "tests", "packaging", "requirements", "docs", ".ci")
-SUFFIXES = {".py", ".md", ".toml", ".sh", ".txt", ".in", ".cfg", ".yml", ".yaml", ".service", ".html", ""}
+SUFFIXES = {".py", ".md", ".toml", ".sh", ".txt", ".in", ".cfg", ".conf", ".yml", ".yaml", ".service", ".html", ""}
 SKIPPED = {"__pycache__", ".hypothesis"}
 
 
