@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import ctypes
 import os
 import signal
 import sys
@@ -29,8 +28,6 @@ from edge_agent.sync.talk import Signals, Talk
 from edge_agent.sync.tally import Tally
 
 log = structlog.get_logger()
-
-PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 class LinkTeller:
@@ -62,6 +59,8 @@ async def run(options: argparse.Namespace) -> int:
     """Sync until the runtime is gone for good. The exit code: 0 orphaned."""
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, _leave, 0)
+    if options.runtime_pid is not None:
+        _leave_with(options.runtime_pid)
     tally = Tally()
     link = RuntimeLink(Path(options.socket))
     signals = Signals(asyncio.Event(), asyncio.Event(), asyncio.Event())
@@ -120,8 +119,6 @@ def main() -> int:
     parser.add_argument("--orphan-s", type=float, default=120.0)
     parser.add_argument("--runtime-pid", type=int)
     options = parser.parse_args()
-    if options.runtime_pid is not None and not _ends_with(options.runtime_pid):
-        return 0
     set_up_logs(options.log_level, process="sync", device_id=options.device_id)
     with contextlib.suppress(ImportError):
         import uvloop
@@ -138,12 +135,13 @@ def _broker(options: argparse.Namespace) -> Broker:
     )  # fmt: skip
 
 
-def _ends_with(runtime_pid: int) -> bool:
-    """End with the runtime, which starts another one: two processes of one device would push each other off the
-    broker. False when it has ended already.
-    """
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    return os.getppid() == runtime_pid
+def _leave_with(runtime_pid: int) -> None:
+    """The next runtime starts a process of its own, which speaks with our name: end with the one that started us."""
+    try:
+        pidfd = os.pidfd_open(runtime_pid)
+    except ProcessLookupError:
+        _leave(0)
+    asyncio.get_running_loop().add_reader(pidfd, _leave, 0)
 
 
 def _leave(code: int) -> None:
