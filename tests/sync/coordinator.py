@@ -1,5 +1,5 @@
-"""The coordinator's end of the line, scripted: it hears everything, answers what it has, and signs nothing. The real one
-is in cloud_sync.
+"""The coordinator's end of the line, scripted: it hears everything, answers what it has, and signs nothing. The real
+one is in cloud_sync.
 """
 
 from __future__ import annotations
