@@ -1,4 +1,4 @@
-"""A TCP link that can be slow, cut and away: a proxy on loopback between a client and its server. What is cut is the tests'.
+"""A TCP link that can be slow, cut and away: a proxy on loopback between client and server. What is cut is the tests'.
 
 with Link(("127.0.0.1", broker.port)) as link:
     agent's [sync] broker = link.address
