@@ -1,5 +1,5 @@
-"""The second half of the story: the device gets a coordinator and two companions. Each step asserts what an operator would
-want to see; the first half, one device alone, is in `story`.
+"""The second half of the story: the device gets a coordinator and two companions; each step asserts what an operator
+would want to see. The first half, one device alone, is in `story`.
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ import sys
 import time
 from collections import Counter
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from edge_agent.contract.manifest import Manifest
 from tests.demo.stage import Stage
-from tests.harness.agent import PADDLE_PYTHON, Agent, wait_until
+from tests.harness.agent import PADDLE_PYTHON, wait_until
 from tests.harness.damage import flip_parameters, is_damaged
 from tests.harness.proxy import Link
 from tests.publishing import for_device_type, manifest_of
@@ -44,7 +45,7 @@ def gather(stage: Stage) -> None:
 
 def _add_companions(stage: Stage) -> None:
     fleet = stage.fleet
-    ballast = {"engines": {"paddle": {"python": PADDLE_PYTHON}, "numpy": {"python": sys.executable}}}
+    engines = {"paddle": {"python": PADDLE_PYTHON}, "numpy": {"python": sys.executable}}
     small = write_tiny_model(stage.folder / "ballast-0", name="ballast", version="0.9.0")
     stage.publisher.pack(small)
     factory = stage.folder / "ballast.factory"
@@ -53,7 +54,7 @@ def _add_companions(stage: Stage) -> None:
         "device-3",
         broker=stage.link.address,
         models={"ballast": {"factory": str(factory), "probation_s": 0.0}},
-        **ballast,
+        engines=engines,
     )
     bundle = stage.publisher.bundle("ballast@0.9.0", stage.folder / "ballast.bundle")
     done = third.cli("factory", str(bundle), "--out", str(factory))
@@ -83,7 +84,7 @@ def roll_out(stage: Stage) -> None:
         first = {name: _first_answer_unix_s(stage, name, "1.1.0", begun[name]) for name in stage.clients}
         order = sorted(first, key=first.__getitem__)
         assert order == ["device-1", "device-2", "device-3"], first
-        gaps = [first[later] - first[earlier] for earlier, later in zip(order, order[1:], strict=False)]
+        gaps = [first[later] - first[earlier] for earlier, later in pairwise(order)]
         assert min(gaps) >= 1.0, f"the next device did not wait for the probation of the one before: {gaps}"
         failed = sum(client.failed for client in stage.clients.values())
         assert failed == 0, [client.failures[:2] for client in stage.clients.values()]
@@ -171,8 +172,8 @@ def cut(stage: Stage) -> None:
             under_way = any(earlier.at_unix_ms <= at_ms <= earlier.at_unix_ms + IN_FLIGHT_MS for at_ms in cuts_ms)
             assert under_way, f"a part was served again without having been under way at a cut: {earlier}"
         seen.append(
-            f"{len(parts)} parts served for {manifest.total_bytes() / 2**20:.1f} MiB; {len(again)} of them were under way"
-            f" at one of the {len(cuts_ms)} cuts and served again, no other part twice"
+            f"{len(parts)} parts served for {manifest.total_bytes() / 2**20:.1f} MiB; {len(again)} were under way at one"
+            f" of the {len(cuts_ms)} cuts and served again, no other part twice"
         )
 
 
@@ -307,11 +308,6 @@ def _first_answer_unix_s(stage: Stage, name: str, version: str, after_s: float) 
 
     at_s: float = wait_until(found, f"{name} answers with {version}")
     return at_s + client.started_unix_s
-
-
-def agents_of(stage: Stage) -> list[Agent]:
-    """Every device of the story."""
-    return stage.fleet.agents
 
 
 FLEET_STORY = (gather, roll_out, refuse, repair, cut, lose_broker, go_back)

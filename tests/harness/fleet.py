@@ -74,7 +74,8 @@ class Fleet:
 
     def start(self) -> Fleet:
         """Start everything; all releases are at the coordinator, and every device serves and has said hello."""
-        self.start_cloud()
+        self._begun("broker", self.broker.start().pid)
+        self.start_coordinator()
         for name in self._names:
             self._begun(name, self.add_agent(name).start().pid)
         for agent in self.agents:
@@ -83,9 +84,8 @@ class Fleet:
             self.wait_device(name, lambda device: device["online"], "it is online")
         return self
 
-    def start_cloud(self) -> None:
-        """Broker and coordinator, authorised, with all releases."""
-        self._begun("broker", self.broker.start().pid)
+    def start_coordinator(self) -> None:
+        """The coordinator, authorised, with all releases; the broker runs already."""
         self.broker.add_user("coordinator")
         self.coordinator = Coordinator(
             self.folder / "coordinator",
@@ -98,19 +98,29 @@ class Fleet:
         self._begun("coordinator", self.coordinator.start().pid)
         self.fleet_json("snapshot", "publish", "--all")
 
-    def add_agent(self, name: str) -> Agent:
-        """One more device, known to the broker, not started."""
+    def add_agent(
+        self,
+        name: str,
+        *,
+        broker: str | None = None,
+        models: Mapping[str, Mapping[str, Any]] | None = None,
+        **sections: Mapping[str, Any],
+    ) -> Agent:
+        """One more device, known to the broker, not started.
+
+        broker: another way to it than its own address. models: more slots. sections: more of agent.toml, for this one.
+        """
         model = dict(self._model)
         if self._factory is not None:
             model["factory"] = str(self.folder / "factory.db")
         serving = {"http": f"{HOST}:{free_port()}", **self._sections.get("serving", {})}  # the same after a restart
-        sync = {"broker": self.broker.address, "password_file": str(self.broker.add_user(name))}
+        sync = {"broker": broker or self.broker.address, "password_file": str(self.broker.add_user(name))}
         agent = Agent(
             self.folder / name,
             self.releases.root_file,
-            models={self.releases.model: model},
+            models={self.releases.model: model, **(models or {})},
             engine=self.releases.engine,
-            **{**self._sections, "sync": sync, "serving": serving},
+            **{**self._sections, **sections, "sync": sync, "serving": serving},
         )
         agent.detached = self._detached
         agent.forked = not self._detached
