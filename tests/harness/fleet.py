@@ -14,14 +14,15 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from tests.harness.agent import PADDLE_PYTHON, Agent, wait_until
-from tests.harness.broker import HOST, Broker
-from tests.harness.coordinator import Coordinator, free_port
+from tests.harness.broker import Broker
+from tests.harness.coordinator import Coordinator
+from tests.harness.ports import HOST, free_port
 from tests.harness.releases import Releases
 
 OPERATOR_CLI = [sys.executable, "-m", "cloud_sync.operator_cli"]
@@ -86,15 +87,9 @@ class Fleet:
     def start_cloud(self) -> None:
         """Broker and coordinator, authorised, with all releases."""
         self._begun("broker", self.broker.start().pid)
-        self.broker.add_user("coordinator")
-        self.coordinator = Coordinator(
-            self.folder / "coordinator",
-            self.releases.root_file,
-            address=self.broker.address,
-            password_file=self.broker.folder / "coordinator.password",
-            detached=self._detached,
-        ).init()
-        self.fleet_json("coordinator", "authorize", str(self.coordinator.public_key_file))
+        data = self.folder / "coordinator"
+        self.coordinator = Coordinator(data, self.releases.publisher, self.broker, detached=self._detached)
+        self.fleet_json("coordinator", "authorize", str(data / "coordinator.pub"))
         self._begun("coordinator", self.coordinator.start().pid)
         self.fleet_json("snapshot", "publish", "--all")
 
@@ -129,8 +124,8 @@ class Fleet:
     def environment(self) -> dict[str, str]:
         """What `fleet` needs beside PATH."""
         return {
-            "HOLDFAST_COORDINATOR": self.coordinator.url,
-            "HOLDFAST_TOKEN_FILE": str(self.coordinator.token_file),
+            "HOLDFAST_COORDINATOR": f"http://{self.coordinator.http}",
+            "HOLDFAST_TOKEN_FILE": str(self.coordinator.data / "token"),
             "HOLDFAST_REPO": str(self.releases.publisher.repository.folder),
             "HOLDFAST_KEYS": str(self.releases.publisher.keys),
             "HOLDFAST_PADDLE_PYTHON": PADDLE_PYTHON,
@@ -156,9 +151,7 @@ class Fleet:
 
     def devices(self) -> dict[str, dict[str, Any]]:
         """What the coordinator knows of each device, by its id. Asked in this process: quick enough to poll."""
-        from cloud_sync.client.api import Coordinator as Api
-
-        with Api(self.coordinator.url, self.coordinator.token_file) as api:
+        with self.coordinator.client() as api:
             return {device["device_id"]: device for device in api.devices().document["devices"]}
 
     def wait_device(
@@ -198,13 +191,8 @@ class Fleet:
     def stop(self) -> None:
         """End everything, also when ending one thing fails."""
         with contextlib.ExitStack() as stack:
-            for end in self._ends():
-                stack.callback(end)
-
-    def _ends(self) -> Iterator[Callable[[], None]]:
-        """What ends each part; called last to first."""
-        yield self.broker.stop
-        if hasattr(self, "coordinator"):
-            yield self.coordinator.stop
-        for agent in self.agents:
-            yield agent.stop
+            stack.push(self.broker)
+            if hasattr(self, "coordinator"):
+                stack.push(self.coordinator)
+            for agent in self.agents:
+                stack.push(agent)
