@@ -78,7 +78,9 @@ class Running:
         """Of those that were noted, and those that took their place since."""
         found = {process.pid: process for process in self.processes() if process.lives()}
         by_hand = [(config.parent.name, _runtime_of(config)) for config in self.folder.glob("*/agent.toml")]
-        by_hand += [("coordinator", _coordinator_of(file)) for file in self.folder.glob("coordinator/endpoint.json")]
+        by_hand += [
+            ("coordinator", _coordinator_of(file)) for file in self.folder.glob("coordinator/data/endpoint.json")
+        ]
         for what, pid in by_hand:
             if pid is not None and pid not in found:
                 found[pid] = Process(what, pid, started_at(pid))

@@ -14,15 +14,14 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from tests.harness.agent import PADDLE_PYTHON, Agent, wait_until
-from tests.harness.broker import Broker
-from tests.harness.coordinator import Coordinator
-from tests.harness.ports import HOST, free_port
+from tests.harness.broker import HOST, Broker
+from tests.harness.coordinator import Coordinator, free_port
 from tests.harness.releases import Releases
 
 OPERATOR_CLI = [sys.executable, "-m", "cloud_sync.operator_cli"]
@@ -75,7 +74,8 @@ class Fleet:
 
     def start(self) -> Fleet:
         """Start everything; all releases are at the coordinator, and every device serves and has said hello."""
-        self.start_cloud()
+        self._begun("broker", self.broker.start().pid)
+        self.start_coordinator()
         for name in self._names:
             self._begun(name, self.add_agent(name).start().pid)
         for agent in self.agents:
@@ -84,28 +84,43 @@ class Fleet:
             self.wait_device(name, lambda device: device["online"], "it is online")
         return self
 
-    def start_cloud(self) -> None:
-        """Broker and coordinator, authorised, with all releases."""
-        self._begun("broker", self.broker.start().pid)
-        data = self.folder / "coordinator"
-        self.coordinator = Coordinator(data, self.releases.publisher, self.broker, detached=self._detached)
-        self.fleet_json("coordinator", "authorize", str(data / "coordinator.pub"))
+    def start_coordinator(self) -> None:
+        """The coordinator, authorised, with all releases; the broker runs already."""
+        self.broker.add_user("coordinator")
+        self.coordinator = Coordinator(
+            self.folder / "coordinator",
+            self.releases.root_file,
+            address=self.broker.address,
+            password_file=self.broker.folder / "coordinator.password",
+            detached=self._detached,
+        ).init()
+        self.fleet_json("coordinator", "authorize", str(self.coordinator.public_key_file))
         self._begun("coordinator", self.coordinator.start().pid)
         self.fleet_json("snapshot", "publish", "--all")
 
-    def add_agent(self, name: str) -> Agent:
-        """One more device, known to the broker, not started."""
+    def add_agent(
+        self,
+        name: str,
+        *,
+        broker: str | None = None,
+        models: Mapping[str, Mapping[str, Any]] | None = None,
+        **sections: Mapping[str, Any],
+    ) -> Agent:
+        """One more device, known to the broker, not started.
+
+        broker: another way to it than its own address. models: more slots. sections: more of agent.toml, for this one.
+        """
         model = dict(self._model)
         if self._factory is not None:
             model["factory"] = str(self.folder / "factory.db")
         serving = {"http": f"{HOST}:{free_port()}", **self._sections.get("serving", {})}  # the same after a restart
-        sync = {"broker": self.broker.address, "password_file": str(self.broker.add_user(name))}
+        sync = {"broker": broker or self.broker.address, "password_file": str(self.broker.add_user(name))}
         agent = Agent(
             self.folder / name,
             self.releases.root_file,
-            models={self.releases.model: model},
+            models={self.releases.model: model, **(models or {})},
             engine=self.releases.engine,
-            **{**self._sections, "sync": sync, "serving": serving},
+            **{**self._sections, **sections, "sync": sync, "serving": serving},
         )
         agent.detached = self._detached
         agent.forked = not self._detached
@@ -124,8 +139,8 @@ class Fleet:
     def environment(self) -> dict[str, str]:
         """What `fleet` needs beside PATH."""
         return {
-            "HOLDFAST_COORDINATOR": f"http://{self.coordinator.http}",
-            "HOLDFAST_TOKEN_FILE": str(self.coordinator.data / "token"),
+            "HOLDFAST_COORDINATOR": self.coordinator.url,
+            "HOLDFAST_TOKEN_FILE": str(self.coordinator.token_file),
             "HOLDFAST_REPO": str(self.releases.publisher.repository.folder),
             "HOLDFAST_KEYS": str(self.releases.publisher.keys),
             "HOLDFAST_PADDLE_PYTHON": PADDLE_PYTHON,
@@ -151,7 +166,9 @@ class Fleet:
 
     def devices(self) -> dict[str, dict[str, Any]]:
         """What the coordinator knows of each device, by its id. Asked in this process: quick enough to poll."""
-        with self.coordinator.client() as api:
+        from cloud_sync.client.api import Coordinator as Api
+
+        with Api(self.coordinator.url, self.coordinator.token_file) as api:
             return {device["device_id"]: device for device in api.devices().document["devices"]}
 
     def wait_device(
@@ -191,8 +208,13 @@ class Fleet:
     def stop(self) -> None:
         """End everything, also when ending one thing fails."""
         with contextlib.ExitStack() as stack:
-            stack.push(self.broker)
-            if hasattr(self, "coordinator"):
-                stack.push(self.coordinator)
-            for agent in self.agents:
-                stack.push(agent)
+            for end in self._ends():
+                stack.callback(end)
+
+    def _ends(self) -> Iterator[Callable[[], None]]:
+        """What ends each part; called last to first."""
+        yield self.broker.stop
+        if hasattr(self, "coordinator"):
+            yield self.coordinator.stop
+        for agent in self.agents:
+            yield agent.stop
