@@ -24,11 +24,11 @@ def test_a_connecting_device_says_hello_presence_and_state(stand: Stand) -> None
 
 def test_the_broker_says_at_once_that_a_device_is_gone_killed_or_stopped(stand: Stand) -> None:
     for times, number in enumerate((signal.SIGTERM, signal.SIGKILL), 1):
-        stand.start().connected()
+        stand.start()
+        stand.coordinator.until(lambda: len(presences(stand)) == 2 * times - 1, "it is there")  # noqa: B023
         stand.kill(number)
-        online = [True, False] * times
-        says = "the last will is heard"
-        stand.coordinator.until(lambda: [p.online for p in presences(stand)] == online, says)  # noqa: B023
+        stand.coordinator.until(lambda: len(presences(stand)) == 2 * times, "the last will is heard")  # noqa: B023
+        assert [presence.online for presence in presences(stand)] == [True, False] * times
         assert presences(stand)[-1].connection_id == presences(stand)[-2].connection_id
     assert len({presence.connection_id for presence in presences(stand)}) == 2
 
