@@ -1,6 +1,7 @@
 """The command `fleet`: its groups, and the commands for keys, bundles and the coordinator's key.
 
-The other rooms have files of their own (snapshots.py); what commands do is in `cloud_sync.publish`.
+The others have files of their own (snapshots.py, devices.py, rollouts.py); what commands do is in
+`cloud_sync.publish`, and at the coordinator.
 
 Exit codes: 0 done, 1 refused or failed (the message says what to do), 2 wrong usage.
 """
@@ -13,8 +14,10 @@ from pathlib import Path
 import click
 from rich.console import Console
 
+from cloud_sync.operator_cli.devices import devices
 from cloud_sync.operator_cli.options import identity, iso, json_option, keys_option, repo_option, speaks_of_errors
 from cloud_sync.operator_cli.output import ProgressBars, emit, note
+from cloud_sync.operator_cli.rollouts import resume, rollback, rollout
 from cloud_sync.operator_cli.snapshots import snapshot
 from cloud_sync.publish.bundle import write_bundle
 from cloud_sync.publish.coordinator import authorize, read_public_key
@@ -27,10 +30,11 @@ from cloud_sync.publish.signing import read_published
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="holdfast", prog_name="fleet")
 def main() -> None:
-    """Publish model snapshots for a fleet of devices: keys, packing, bundles."""
+    """Publish model snapshots for a fleet of devices, and say which device should run which."""
 
 
-main.add_command(snapshot)
+for command in (snapshot, devices, rollout, rollback, resume):
+    main.add_command(command)
 
 
 @main.group()

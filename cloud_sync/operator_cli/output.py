@@ -16,6 +16,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from edge_agent.contract.errors import HoldfastError, Rejected
 
@@ -28,26 +29,40 @@ def emit(document: Mapping[str, Any], *, as_json: bool, text: Callable[[Console]
         text(Console(highlight=False, soft_wrap=True))
 
 
-def fail(error: HoldfastError, *, as_json: bool) -> NoReturn:
-    """Say what is wrong and what to do (with --json also as a document), and leave with its exit code."""
+def fail(error: HoldfastError, *, as_json: bool, known: Mapping[str, Any] | None = None) -> NoReturn:
+    """Say what is wrong and what to do (with --json also as a document), and leave with its exit code.
+
+    known: what else the document says, of something that was begun and did not end well.
+    """
     if as_json:
         reason = error.reason.value if error.reason is not None else None
         document = {"ok": False, "reason": reason, "message": error.message, "next_step": error.next_step or None}
+        document |= known or {}
         click.echo(json.dumps(document, indent=2, sort_keys=True))
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     word = f" ({error.reason.value})" if error.reason is not None else ""
     verb = "refused" if isinstance(error, Rejected) else "failed"
     console.print(f"[bold red]{verb}[/]{word}: ", end="")
-    console.print(error.message, markup=False)
+    console.print(printable(error.message), markup=False)
     if error.next_step:
         console.print("next step: ", style="bold", end="")
-        console.print(error.next_step, markup=False)
+        console.print(printable(error.next_step), markup=False)
     sys.exit(error.exit_code)
 
 
 def note(text: str) -> None:
     """A line for people, on stderr."""
-    Console(stderr=True, highlight=False, soft_wrap=True).print(text, markup=False)
+    Console(stderr=True, highlight=False, soft_wrap=True).print(printable(text), markup=False)
+
+
+def printable(text: str) -> str:
+    """Text of somebody else (a device, a server) without characters that could drive a terminal."""
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+
+
+def cell(text: object, style: str = "") -> Text:
+    """A cell of a table; text of somebody else is no markup in it."""
+    return Text(printable(str(text)), style=style)
 
 
 def plain_table(*columns: str) -> Table:

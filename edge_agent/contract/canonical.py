@@ -7,6 +7,7 @@ so that one document has exactly one digest.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 import msgspec
@@ -80,6 +81,11 @@ def _check_must_understand(plain: Any, kind: type[Any]) -> None:
     wanted = plain.get("must_understand", [])
     if not isinstance(wanted, list) or len(wanted) > limits.MUST_UNDERSTAND_MAX:
         raise Rejected(f"{kind.__name__}: must_understand is not a short list", reason=Reason.MALFORMED)
+    refuse_unknown(wanted, kind)
+
+
+def refuse_unknown(wanted: Iterable[Any], kind: type[Any]) -> None:
+    """Raises Rejected (malformed) when `must_understand` of a document of this kind names a field that it lacks."""
     known = {field.encode_name for field in msgspec.structs.fields(kind)}
     unknown = sorted(str(name) for name in wanted if not isinstance(name, str) or name not in known)
     if unknown:

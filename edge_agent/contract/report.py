@@ -81,10 +81,13 @@ def parse_report(raw: bytes) -> Report:
 
 
 def parse_report_batch(raw: bytes) -> ReportBatch:
-    """Raises Rejected: too_large or malformed (also: numbers that do not grow, or reports of somebody else)."""
+    """Raises Rejected: too_large or malformed (also: numbers that do not grow, reports of somebody else, or one report
+    with a field that has to be understood and is not).
+    """
     batch = canonical.decode(raw, ReportBatch, bytes_max=limits.REPORT_BATCH_BYTES_MAX)
     before = batch.after
     for report in batch.reports:
+        canonical.refuse_unknown(report.must_understand, Report)
         if report.number <= before:
             raise Rejected(f"report {report.number} follows number {before}", reason=Reason.MALFORMED)
         if (report.device_id, report.incarnation) != (batch.device_id, batch.incarnation):

@@ -76,7 +76,8 @@ COORDINATOR = Channel(
 
 CHANNELS = (HELLO, PRESENCE, STATE, REPORTS, GET, ASSIGNMENT, ACK, GOT, COORDINATOR)
 
-_DEVICE_TOPIC = re.compile(rf"{re.escape(PREFIX)}/d/([A-Za-z0-9_.-]{{1,64}})/(up|down)/([a-z]+)\Z")
+_DEVICE_ID = r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,62}[A-Za-z0-9])?"  # what the type DeviceId lets through, no more
+_DEVICE_TOPIC = re.compile(rf"{re.escape(PREFIX)}/d/({_DEVICE_ID})/(up|down)/([a-z]+)\Z")
 _BY_PLACE = {(channel.direction.value, channel.name): channel for channel in CHANNELS}
 
 

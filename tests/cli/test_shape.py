@@ -63,7 +63,8 @@ def test_refusals_of_both_commands_have_one_shape(
     """Whatever is missing, --json gives one document with the same keys, and people a message and a next step."""
     missing = tmp_path / "missing"
     values = {"bundle_path": missing, "out": tmp_path / "out", "model": "m", "model_folder": missing,
-              "label": "m@1", "what": missing, "file": missing, "keys": "/proc/no/keys", "repo": missing,
+              "label": "m@1", "what": missing, "file": missing, "version": "1", "device_id": "d",
+              "coordinator_url": "http://127.0.0.1:1", "token_file": missing, "keys": "/proc/no/keys", "repo": missing,
               "config_path": missing}  # fmt: skip
     arguments: list[object] = [*path]
     for parameter in leaf.params:
