@@ -1,25 +1,129 @@
-"""The command `cloud-sync`, the coordinator; not built yet, so that it only tells its version and says so.
+"""The command `cloud-sync`: options in, the coordinator made, migrated or run. What it does is in service.py.
 
-Publishing is already there, as `fleet` (`operator_cli`).
+Exit codes: 0 done, 1 refused or failed (the message says what to do), 2 wrong usage.
 """
 
 from __future__ import annotations
 
+import asyncio
 import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any
 
 import click
 
+from cloud_sync.folder import DataFolder, init
+from edge_agent.contract.errors import HoldfastError, Rejected
 
-@click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+Command = Callable[..., None]
+
+
+def _says_what_to_do(command: Command) -> Command:
+    """Errors of ours become one line on stderr, what to do, and their exit code."""
+
+    @wraps(command)
+    def wrapped(*arguments: Any, **options: Any) -> None:
+        try:
+            command(*arguments, **options)
+        except HoldfastError as error:
+            click.echo(f"cloud-sync: {error.message}", err=True)
+            if error.next_step:
+                click.echo(f"next step: {error.next_step}", err=True)
+            sys.exit(error.exit_code)
+
+    return wrapped
+
+
+data_option = click.option(
+    "--data", "data", envvar="HOLDFAST_DATA", required=True, type=click.Path(path_type=Path), metavar="DIR",
+    help="The coordinator's data folder. [env: HOLDFAST_DATA]",
+)  # fmt: skip
+
+
+def _file(name: str, says: str) -> Callable[[Command], Command]:
+    variable = "HOLDFAST_" + name.upper().replace("-", "_")
+    return click.option(
+        f"--{name}", envvar=variable, type=click.Path(path_type=Path), metavar="FILE", help=f"{says} [env: {variable}]"
+    )
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="holdfast", prog_name="cloud-sync")
-@click.pass_context
-def main(context: click.Context) -> None:
-    """The coordinator of a fleet: it will state which device should run which snapshot, over MQTT.
+def main() -> None:
+    """The coordinator of a fleet: states which device should run which snapshot, over MQTT."""
 
-    This version does not have it yet. Devices work without it: publish with `fleet`, carry bundles to them,
-    and import them with `edge-agent import`.
-    """
-    if context.invoked_subcommand is None:
-        click.echo("cloud-sync: the coordinator is not part of this version.", err=True)
-        click.echo("next step: publish with `fleet`, then on the device: edge-agent import FILE.bundle", err=True)
-        sys.exit(2)
+
+@main.command("init")
+@data_option
+@click.option(
+    "--root", required=True, type=click.Path(path_type=Path), metavar="FILE", help="The publisher's 1.root.json."
+)
+@_says_what_to_do
+def init_command(data: Path, root: Path) -> None:
+    """Make the data folder: a key of its own, the operator's token, the publisher's root. Never overwrites."""
+    folder = DataFolder(data)
+    public_key = init(folder, root)
+    click.echo(public_key)
+    click.echo(f"next step: on the publisher's machine, fleet coordinator authorize {folder.public_key}", err=True)
+    click.echo(f"operators name the token with HOLDFAST_TOKEN_FILE={folder.token}", err=True)
+
+
+@main.command("migrate")
+@data_option
+@_says_what_to_do
+def migrate_command(data: Path) -> None:
+    """Bring the database to the form that this version needs (`serve` does it too)."""
+    from cloud_sync.store.database import open_engine, translated
+    from cloud_sync.store.migrate import migrate
+
+    folder = DataFolder(data)
+    with folder.alone(), translated(str(folder.database)):
+        click.echo(migrate(open_engine(folder.database)))
+
+
+@main.command("serve")
+@data_option
+@click.option(
+    "--broker",
+    envvar="HOLDFAST_BROKER",
+    required=True,
+    metavar="HOST:PORT",
+    help="The MQTT broker. [env: HOLDFAST_BROKER]",
+)
+@click.option(
+    "--http", envvar="HOLDFAST_HTTP", default="127.0.0.1:8080", show_default=True, metavar="HOST:PORT",
+    help="Where operators ask; port 0 takes a free one. [env: HOLDFAST_HTTP]",
+)  # fmt: skip
+@click.option(
+    "--username",
+    envvar="HOLDFAST_USERNAME",
+    default="coordinator",
+    show_default=True,
+    help="At the broker. [env: HOLDFAST_USERNAME]",
+)
+@_file("password-file", "The password at the broker.")
+@_file("ca-file", "Speak TLS with the broker, believing this authority.")
+@_file("cert-file", "The coordinator's certificate.")
+@_file("key-file", "The key of that certificate.")
+@click.option(
+    "--log-level", envvar="HOLDFAST_LOG_LEVEL", default="info", show_default=True,
+    type=click.Choice(["debug", "info", "warning", "error"]), help="[env: HOLDFAST_LOG_LEVEL]",
+)  # fmt: skip
+@_says_what_to_do
+def serve_command(data: Path, broker: str, http: str, log_level: str, username: str, **files: Path | None) -> None:
+    """Run the coordinator in the foreground (a service manager restarts it)."""
+    from cloud_sync.logs import set_up_logs
+    from cloud_sync.mqtt.settings import BrokerSettings, host_and_port
+    from cloud_sync.service import serve
+
+    if files["cert_file"] and not (files["ca_file"] and files["key_file"]):
+        raise Rejected("a certificate needs its key and an authority", next_step="Give --key-file and --ca-file too")
+    set_up_logs(log_level)
+    host, port = host_and_port(broker, "--broker")
+    asyncio.run(serve(DataFolder(data), BrokerSettings(host, port, username, **files), host_and_port(http, "--http")))
+
+
+if __name__ == "__main__":
+    main()

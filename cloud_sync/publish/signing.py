@@ -6,7 +6,7 @@ may lie where others can write, and whoever adds an entry there must not get it 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -62,6 +62,21 @@ def read_published(repository: Repository, first_root: bytes | None = None) -> P
             f"the signed metadata in {repository.folder} does not verify: {error}",
             next_step="Someone or something changed it: restore the folder from a copy",
         ) from error
+
+
+def verify_evidence(evidence: Evidence) -> Published:
+    """The same for files that somebody sent; the first root of its chain is one that the caller trusts.
+
+    Raises Rejected: signature.
+    """
+
+    def read(file_name: str) -> bytes:
+        return evidence.tuf_snapshot if file_name.endswith(".snapshot.json") else evidence.targets
+
+    try:
+        return _verify_files(evidence.root_chain, evidence.timestamp, read)
+    except (RepositoryError, DeserializationError, ValueError, KeyError) as error:
+        raise Rejected(f"the signed metadata does not verify: {error}", reason=Reason.SIGNATURE) from error
 
 
 def publish(
@@ -126,14 +141,19 @@ def _sign(keys: Path, role: str, root: Root, payload: Any) -> bytes:
 
 
 def _verify(repository: Repository, roots: tuple[bytes, ...]) -> Published:
-    root = _verified_roots(roots)
     timestamp_raw = repository.read_metadata("timestamp.json")
     if timestamp_raw is None:
+        root = _verified_roots(roots)
         return Published(root, None, {}, {}, {"targets": 0, "tuf_snapshot": 0, "timestamp": 0}, None)
+    return _verify_files(roots, timestamp_raw, repository.read_metadata)
+
+
+def _verify_files(roots: tuple[bytes, ...], timestamp_raw: bytes, read: Callable[[str], bytes | None]) -> Published:
+    root = _verified_roots(roots)
     timestamp = _open(timestamp_raw, Timestamp, root)
-    tuf_snapshot_raw = _linked(repository, "snapshot", timestamp.snapshot_meta)
+    tuf_snapshot_raw = _linked(read, "snapshot", timestamp.snapshot_meta)
     tuf_snapshot = _open(tuf_snapshot_raw, Snapshot, root)
-    targets_raw = _linked(repository, "targets", tuf_snapshot.meta["targets.json"])
+    targets_raw = _linked(read, "targets", tuf_snapshot.meta["targets.json"])
     targets = _open(targets_raw, Targets, root)
     return Published(
         root=root,
@@ -164,8 +184,8 @@ def _verified_roots(roots: tuple[bytes, ...]) -> Root:
     return trusted
 
 
-def _linked(repository: Repository, role: str, meta: MetaFile) -> bytes:
-    raw = repository.read_metadata(f"{meta.version}.{role}.json")
+def _linked(read: Callable[[str], bytes | None], role: str, meta: MetaFile) -> bytes:
+    raw = read(f"{meta.version}.{role}.json")
     if raw is None:
         raise ValueError(f"{meta.version}.{role}.json is missing")
     meta.verify_length_and_hashes(raw)

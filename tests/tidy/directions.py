@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from tests.tidy.source import Finding, Source
 
@@ -39,6 +39,20 @@ CORE_STDLIB = {
     "typing",
 }
 WORKER_FOREIGN = {"numpy", "paddle", "paddlelite"}
+
+# The same for the rooms of cloud_sync.
+CLOUD_ORDER = (
+    "limits", "core", "store", "signing", "logs", "client", "publish", "folder", "repository", "coordinator", "mqtt",
+    "api", "service", "cli", "operator_cli",
+)  # fmt: skip
+CLOUD_ONLY = {
+    "core": (("limits",), "decisions are pure"),
+    "store": (("limits", "core"), "rows, no decisions"),
+    "client": ((), "it knows the coordinator from outside alone"),
+    "publish": (("client",), "the publisher's machine has no coordinator"),
+    "api": (("limits", "core", "store", "repository", "coordinator"), "what is published is decided elsewhere"),
+    "operator_cli": (("client", "publish"), "operators ask the coordinator over HTTP"),
+}
 CLOUD_MAY_USE = ("edge_agent.contract",)
 REHEARSAL = ("cloud_sync/operator_cli/rehearse.py", "edge_agent.core")  # it has to be the shipped decisions
 
@@ -63,18 +77,18 @@ def point_down(source: Source) -> Iterator[Finding]:
         return
     for line, name in imports_of(source):
         in_cloud = source.folder == "cloud_sync"
-        said = _cloud_fault(source.path, name) if in_cloud else _agent_fault(source.module, name)
+        said = _cloud_fault(source, name) if in_cloud else _agent_fault(source.module, name)
         if said:
             yield Finding(source.path, line, said)
 
 
 def core_is_pure(source: Source) -> Iterator[Finding]:
     """core imports data types alone: no clock, no chance, no files, no tasks."""
-    if not source.is_python or not source.in_folder("edge_agent/core"):
+    if not source.is_python or not (source.in_folder("edge_agent/core") or source.in_folder("cloud_sync/core")):
         return
     for line, name in imports_of(source):
         top = name.split(".")[0]
-        if top != "edge_agent" and top not in CORE_STDLIB:
+        if top not in ("edge_agent", "cloud_sync") and top not in CORE_STDLIB:
             yield Finding(source.path, line, f"core imports {top}: let time, chance and facts come in as arguments")
 
 
@@ -89,9 +103,11 @@ def worker_is_alone(source: Source) -> Iterator[Finding]:
             yield Finding(source.path, line, said)
 
 
-def _cloud_fault(path: str, name: str) -> str | None:
+def _cloud_fault(source: Source, name: str) -> str | None:
+    if name.startswith("cloud_sync."):
+        return _order_fault(source.module, name, CLOUD_ORDER, CLOUD_ONLY)
     allowed = name.startswith(tuple(f"{room}." for room in CLOUD_MAY_USE)) or name in CLOUD_MAY_USE
-    rehearses = path == REHEARSAL[0] and name.startswith(REHEARSAL[1])
+    rehearses = source.path == REHEARSAL[0] and name.startswith(REHEARSAL[1])
     if not name.startswith("edge_agent") or allowed or rehearses:
         return None
     return f"the cloud imports {name}: of the agent it may know edge_agent.contract alone"
@@ -100,17 +116,24 @@ def _cloud_fault(path: str, name: str) -> str | None:
 def _agent_fault(module: str, name: str) -> str | None:
     if name.startswith("cloud_sync"):
         return f"the device imports {name}: what both sides say lives in edge_agent.contract"
-    parts = name.split(".")
-    if parts[0] != "edge_agent" or module == "edge_agent":
+    return _order_fault(module, name, ORDER, ONLY)
+
+
+def _order_fault(
+    module: str, name: str, order: tuple[str, ...], only: Mapping[str, tuple[tuple[str, ...], str]]
+) -> str | None:
+    """What is wrong with this import from one room of a package into another."""
+    parts, here = name.split("."), module.split(".")
+    if parts[0] != here[0] or len(here) < 2:
         return None
-    room, target = module.split(".")[1], parts[1]
+    room, target = here[1], parts[1]
     if target == room or target.isupper():  # a constant of the package itself
         return None
     for one in (room, target):
-        if one not in ORDER:
-            return f"edge_agent.{one} is in no order yet: say in tests/tidy/directions.py what it lies above"
-    if room in ONLY and target not in ONLY[room][0]:
-        return f"{room} imports {target}: {ONLY[room][1]}"
-    if ORDER.index(target) > ORDER.index(room):
+        if one not in order:
+            return f"{here[0]}.{one} is in no order yet: say in tests/tidy/directions.py what it lies above"
+    if room in only and target not in only[room][0]:
+        return f"{room} imports {target}: {only[room][1]}"
+    if order.index(target) > order.index(room):
         return f"{room} imports {target}, which lies above it: pass in what is needed, or move it down"
     return None

@@ -50,6 +50,11 @@ BAD = [
     (directions.point_down, "edge_agent/core/x.py", "import cloud_sync.publish\n", "lives in edge_agent.contract"),
     (directions.point_down, "cloud_sync/x.py", "from edge_agent.trust import chain\n", "edge_agent.contract alone"),
     (directions.point_down, "cloud_sync/x.py", "import edge_agent.contracts\n", "edge_agent.contract alone"),
+    (directions.point_down, "cloud_sync/store/x.py", "from cloud_sync.coordinator import memory\n", "no decisions"),
+    (directions.point_down, "cloud_sync/mqtt/x.py", "from cloud_sync.service import serve\n", "lies above it"),
+    (directions.point_down, "cloud_sync/operator_cli/x.py", "import cloud_sync.store.tables\n", "over HTTP"),
+    (directions.point_down, "cloud_sync/attic/x.py", "from cloud_sync import limits\n", "in no order yet"),
+    (directions.core_is_pure, "cloud_sync/core/x.py", "import asyncio\n", "core imports asyncio"),
     (directions.core_is_pure, "edge_agent/core/x.py", "from time import monotonic\n", "core imports time"),
     (directions.core_is_pure, "edge_agent/core/x.py", "import os.path\n", "core imports os"),
     (directions.worker_is_alone, "edge_agent/worker/x.py", "import msgspec\n", "use the standard library"),
@@ -71,6 +76,7 @@ GOOD = [
     (directions.point_down, "edge_agent/runtime/x.py", "from edge_agent.core.state import Slot\n"),
     (directions.point_down, "edge_agent/front/x.py", "from edge_agent import AGENT_VERSION\n"),
     (directions.point_down, "cloud_sync/x.py", "from edge_agent.contract import limits\n"),
+    (directions.point_down, "cloud_sync/mqtt/x.py", "from cloud_sync.coordinator.memory import Memory\n"),
     (directions.point_down, "cloud_sync/operator_cli/rehearse.py", "from edge_agent.core import lifecycle\n"),
     (directions.core_is_pure, "edge_agent/core/x.py", "from dataclasses import dataclass\n"),
     (directions.core_is_pure, "edge_agent/store/x.py", "import os\n"),
@@ -98,5 +104,6 @@ def test_each_rule_has_a_bad_and_a_good_case() -> None:
 
 
 def test_the_order_and_the_rooms_with_fewer_rights_agree() -> None:
-    for room, (allowed, _) in directions.ONLY.items():
-        assert all(directions.ORDER.index(target) < directions.ORDER.index(room) for target in allowed)
+    for only, order in ((directions.ONLY, directions.ORDER), (directions.CLOUD_ONLY, directions.CLOUD_ORDER)):
+        for room, (allowed, _) in only.items():
+            assert all(order.index(target) < order.index(room) for target in allowed)

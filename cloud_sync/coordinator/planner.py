@@ -1,0 +1,243 @@
+"""Planning and carrying it out: assignments are committed, then published; what is planned is decided in `core`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Protocol
+
+import structlog
+from sqlalchemy import Connection
+
+from cloud_sync import limits
+from cloud_sync.coordinator.memory import Memory
+from cloud_sync.coordinator.records import Record
+from cloud_sync.core.fleet import Rollout
+from cloud_sync.core.plan import Action, Assign, HaltRollout, plan, superseded
+from cloud_sync.core.restored import ahead, renumbered
+from cloud_sync.store.devices import AssignmentRow, DeviceRow, write_assignment, write_device
+from cloud_sync.store.rollouts import (
+    PLANNING_STOPPED,
+    RESUMES,
+    forget_rollout,
+    halt_rollout,
+    raise_generation,
+    remember,
+    write_rollout,
+)
+from edge_agent.contract.assignment import Assignment, ModelAssignment
+from edge_agent.contract.envelope import SignedKind
+from edge_agent.contract.errors import Bug, HoldfastError
+
+log = structlog.get_logger()
+
+
+class Outbound(Protocol):
+    """Where assignments go out."""
+
+    async def assignments(self, device_ids: Sequence[str]) -> None:
+        """Publish the present assignments of these devices, as far as there is a broker now. Never raises ours."""
+
+
+class Planner:
+    """Plans one at a time. `outbound` is set by whoever puts the coordinator together."""
+
+    outbound: Outbound
+
+    def __init__(self, memory: Memory) -> None:
+        self._memory = memory
+        self._lock = asyncio.Lock()
+        self._wake = asyncio.Event()
+
+    def wake(self) -> None:
+        """Something changed that planning should look at soon."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Plan whenever something changed, and now and then for those who fell silent; until cancelled."""
+        while True:  # until cancelled
+            try:
+                async with asyncio.timeout(limits.LIVENESS_LOOK_S):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass  # time to look for silence
+            self._wake.clear()
+            try:
+                await self.plan_now()
+            except HoldfastError as error:
+                log.error("plan_not_carried_out", error=str(error))
+            await asyncio.sleep(limits.PLAN_PAUSE_S)
+
+    async def plan_now(self) -> None:
+        """Carry out what is to be done now. Raises Unavailable or Corrupt when it cannot be committed."""
+        async with self._lock:
+            for _ in range(limits.PLAN_ROUNDS_MAX):
+                if self._memory.stopped() is not None:
+                    return
+                actions = plan(self._memory.fleet(), self._memory.rollouts, self._memory.now_s())
+                if not actions:
+                    return
+                await self._carry_out(actions)
+            raise Bug("a plan that was carried out leads to another one without end")
+
+    async def add(self, rollout: Rollout) -> None:
+        """Commit a new rollout, then what follows from it at once. Raises Unavailable or Corrupt."""
+        memory = self._memory
+        async with self._lock:
+            spare = self._spare_rollouts(rollout)
+
+            def write(connection: Connection) -> None:
+                write_rollout(connection, rollout)
+                for old in spare:
+                    forget_rollout(connection, old.rollout_id)
+
+            await memory.database.run(write)
+            memory.rollouts = [one for one in memory.rollouts if one not in spare] + [rollout]
+            memory.generations[rollout.model] = rollout.generation
+            log.info(
+                "rollout_created", rollout=rollout.rollout_id, model=rollout.model, snapshot=rollout.digest,
+                version=rollout.version, strategy=rollout.strategy.value, kind=rollout.kind.value,
+            )  # fmt: skip
+        await self.plan_now()
+
+    def envelope(self, record: Record) -> bytes | None:
+        """The signed assignment of a device; None when there is none that it could believe."""
+        row = record.assigned
+        if row.epoch == 0 or row.epoch != self._memory.epoch:
+            return None
+        models = {
+            name: ModelAssignment(target.digest, target.version, target.generation)
+            for name, target in row.models.items()
+        }
+        document = Assignment(record.row.device_id, row.epoch, row.revision, models)
+        return self._memory.signer.envelope(SignedKind.ASSIGNMENT, document)
+
+    # ---- a database that is behind its devices
+
+    async def judge(self, record: Record, *, acknowledged: int = 0, committed: int = 0) -> None:
+        """Look whether this device is ahead of us: a sign of a restored backup, unless an operator went on since, or
+        an earlier coordinator gave it its numbers.
+        """
+        memory = self._memory
+        if memory.epoch == 0:
+            return
+        told = record.told(acknowledged)
+        why = ahead(told, record.given(memory.epoch, memory.generations, committed))
+        in_line = record.row.resumes == memory.resumes
+        if why is None:
+            if not in_line:
+                memory.heard(record, resumes=memory.resumes)
+        elif told.epoch < memory.epoch or (not in_line and memory.restored is None):
+            log.warning("numbers_taken_over", device=record.row.device_id, why=why)
+            await self._go_on_above([record], resumed=False)
+        else:
+            await memory.stop(record.row.device_id, why)
+
+    async def resume(self) -> None:
+        """Accept the present database: go on above all that devices told. Raises Unavailable or Corrupt."""
+        if self._memory.restored is not None:
+            await self._go_on_above(list(self._memory.records.values()), resumed=True)
+            log.warning("planning_resumed")
+        await self.plan_now()
+
+    async def _go_on_above(self, records: Sequence[Record], *, resumed: bool) -> None:
+        """Take over revisions and generations that these devices told; their assignments are made again above them."""
+        memory = self._memory
+        async with self._lock:
+            told: dict[str, int] = {}
+            for record in records:
+                for model, generation in record.generations().items():
+                    told[model] = max(told.get(model, 0), generation)
+            new = renumbered(memory.rollouts, memory.generations, told)
+            moved = {(r.model, r.generation): new[r.rollout_id] for r in memory.rollouts if r.rollout_id in new}
+            rollouts = [replace(r, generation=new.get(r.rollout_id, r.generation)) for r in memory.rollouts]
+            rows = {name: _moved(record, moved, record in records) for name, record in memory.records.items()}
+            changed = {name: row for name, row in rows.items() if row != memory.records[name].assigned}
+            resumes = memory.resumes + resumed
+            kept = {name: memory.records[name].row for name in changed}
+
+            def write(connection: Connection) -> None:
+                for model, generation in told.items():
+                    raise_generation(connection, model, generation)
+                for rollout in rollouts:
+                    if rollout.rollout_id in new:
+                        write_rollout(connection, rollout)
+                for name, row in changed.items():
+                    write_device(connection, kept[name])
+                    write_assignment(connection, name, row)
+                if resumed:
+                    remember(connection, PLANNING_STOPPED, None)
+                    remember(connection, RESUMES, str(resumes))
+
+            await memory.database.run(write)
+            for model, generation in [*told.items(), *((r.model, r.generation) for r in rollouts)]:
+                memory.generations[model] = max(memory.generations.get(model, 0), generation)
+            memory.rollouts = rollouts
+            for name, row in changed.items():
+                memory.records[name].assigned = row
+            memory.resumes = resumes
+            if resumed:
+                memory.restored = None
+        self.wake()
+
+    # ---- carrying out
+
+    async def _carry_out(self, actions: Sequence[Action]) -> None:
+        memory = self._memory
+        halts = [action for action in actions if isinstance(action, HaltRollout)]
+        rows: dict[str, AssignmentRow] = {}
+        kept: dict[str, DeviceRow] = {}
+        for action in actions:
+            if isinstance(action, Assign):
+                record = memory.records[action.device_id]
+                told = record.row.told_revision if record.row.told_epoch == memory.epoch else 0
+                revision = max(record.assigned.revision, told) + 1
+                rows[action.device_id] = AssignmentRow(memory.epoch, revision, dict(action.models))
+                kept[action.device_id] = record.row
+
+        def write(connection: Connection) -> None:
+            for halt in halts:
+                halt_rollout(connection, halt.rollout_id, halt.halt)
+            for name, row in rows.items():
+                write_device(connection, kept[name])  # it may be too new to have a row
+                write_assignment(connection, name, row)
+
+        await memory.database.run(write)
+        for halt in halts:
+            memory.rollouts = [
+                replace(r, halted=halt.halt) if r.rollout_id == halt.rollout_id else r for r in memory.rollouts
+            ]
+            log.error("rollout_halted", rollout=halt.rollout_id, device=halt.halt.device_id, reason=halt.halt.reason)
+        for name, row in rows.items():
+            record = memory.records[name]
+            record.assigned = row
+            record.entitled |= {target.digest for target in row.models.values()}
+            log.info(
+                "assigned", device=name, epoch=row.epoch, revision=row.revision,
+                models={model: target.version for model, target in row.models.items()},
+            )  # fmt: skip
+        if rows:
+            await self.outbound.assignments(list(rows))
+
+    def _spare_rollouts(self, new: Rollout) -> list[Rollout]:
+        """The oldest ones that count for nobody any more, as many as there are too many."""
+        rollouts = [*self._memory.rollouts, new]
+        too_many = len(rollouts) - limits.ROLLOUTS_MAX
+        if too_many <= 0:
+            return []
+        return [rollout for rollout in rollouts if superseded(rollout, rollouts)][:too_many]
+
+
+def _moved(record: Record, moved: dict[tuple[str, int], int], above: bool) -> AssignmentRow:
+    """The assignment with new generations; `above`: with a revision not below what the device told. One that changed
+    belongs to no epoch, so that planning makes it anew.
+    """
+    row = record.assigned
+    models = {
+        model: replace(target, generation=moved.get((model, target.generation), target.generation))
+        for model, target in row.models.items()
+    }
+    revision = max(row.revision, record.row.told_revision) if above else row.revision
+    changed = AssignmentRow(row.epoch, revision, models)
+    return row if changed == row else replace(changed, epoch=0)

@@ -1,0 +1,155 @@
+"""The plan: which device should run what, recomputed from wanted minus reported each time; pure and total.
+
+What to show of a rollout is `progress`; carrying out the actions is the planner's work (`coordinator`).
+
+For one model of one device the newest rollout that speaks of it counts. A rollout that goes one by one and has not
+reached the device yet leaves it with what the next older one gave it: a stuck or halted rollout never blocks a newer
+one, and never takes anything away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from cloud_sync.core.fleet import Device, Fleet, Halt, Rollout, Strategy, Target
+from edge_agent.contract.reasons import Reason
+
+# A device that turned the snapshot away for one of these has judged the snapshot; other words (a torn file, a lapsed
+# signature, an offer out of order) speak of how it was brought, and it is brought again.
+JUDGED = frozenset(
+    {
+        Reason.WRONG_SLOT,
+        Reason.INCOMPATIBLE,
+        Reason.BELOW_FLOOR,
+        Reason.VERSION_CONFLICT,
+        Reason.QUARANTINED,
+        Reason.INTERFACE_CHANGE,
+        Reason.TOO_LARGE,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Assign:
+    """Give this device these targets, in place of all that it had."""
+
+    device_id: str
+    models: Mapping[str, Target]
+
+
+@dataclass(frozen=True, slots=True)
+class HaltRollout:
+    """Stop this rollout for good, and remember why."""
+
+    rollout_id: str
+    halt: Halt
+
+
+Action = Assign | HaltRollout
+
+
+def plan(fleet: Fleet, rollouts: Iterable[Rollout], now_s: float) -> tuple[Action, ...]:
+    """What has to be done now; nothing when everything is as wanted. Order: halts, then devices by id."""
+    newest_first = sorted(rollouts, key=lambda rollout: -rollout.number)
+    halts: list[HaltRollout] = []
+    turns: dict[str, frozenset[str]] = {}
+    for rollout, members in governed(fleet, newest_first):
+        if rollout.strategy is Strategy.ONE and rollout.halted is None:
+            turns[rollout.rollout_id], halt = _step(rollout, members, now_s)
+            if halt is not None:
+                halts.append(HaltRollout(rollout.rollout_id, halt))
+    by_model: dict[str, list[Rollout]] = {}
+    for rollout in newest_first:
+        by_model.setdefault(rollout.model, []).append(rollout)
+    assigns = [
+        Assign(device.device_id, models)
+        for _, device in sorted(fleet.devices.items())
+        if (models := _wanted(device, by_model, turns)) is not None and _differs(device, models, fleet.epoch)
+    ]
+    return (*halts, *assigns)
+
+
+def governed(fleet: Fleet, newest_first: Sequence[Rollout]) -> Iterable[tuple[Rollout, tuple[Device, ...]]]:
+    """Each rollout with the devices for which it is the newest one of its model, by id."""
+    taken: dict[str, set[str]] = {}
+    devices = [device for _, device in sorted(fleet.devices.items())]
+    for rollout in newest_first:
+        above = taken.setdefault(rollout.model, set())
+        members = tuple(d for d in devices if rollout.covers(d) and d.device_id not in above)
+        above.update(device.device_id for device in members)
+        yield rollout, members
+
+
+def superseded(rollout: Rollout, rollouts: Iterable[Rollout]) -> bool:
+    """Whether newer rollouts speak of every device that this one could ever reach."""
+    newer = [other for other in rollouts if other.model == rollout.model and other.number > rollout.number]
+    if any(other.devices is None for other in newer):
+        return True
+    if rollout.devices is None:
+        return False
+    named: set[str] = set()
+    for other in newer:
+        named |= other.devices or frozenset()
+    return rollout.devices <= named
+
+
+def reached(rollout: Rollout, device: Device) -> bool:
+    """Whether this device was given the rollout's target, and nothing newer since."""
+    return device.assigned.get(rollout.model) == rollout.target()
+
+
+def confirmed(rollout: Rollout, device: Device) -> bool:
+    """Whether the device serves the snapshot, and does not only try it."""
+    slot = device.slots.get(rollout.model)
+    return slot is not None and slot.active == rollout.digest and slot.candidate is None
+
+
+def failure(rollout: Rollout, device: Device) -> Halt | None:
+    """Why the device does not take the snapshot in this rollout (not: in an earlier one); None while it may."""
+    slot = device.slots.get(rollout.model)
+    if slot is None or slot.generation != rollout.generation:
+        return None
+    for turned in slot.turned_away:
+        if turned.digest == rollout.digest and (turned.blocked or turned.reason in JUDGED):
+            return Halt(device.device_id, turned.reason)
+    return None
+
+
+def _step(rollout: Rollout, members: Sequence[Device], now_s: float) -> tuple[frozenset[str], Halt | None]:
+    """Devices whose turn it is, of a rollout that goes one by one; or why it goes no further."""
+    for device in members:
+        halt = failure(rollout, device)
+        if halt is not None and reached(rollout, device):
+            return frozenset(), halt
+    turns: set[str] = set()
+    for device in members:
+        if not device.online(now_s):
+            continue  # it neither blocks the others nor counts as a failure; its turn comes when it is back
+        if not reached(rollout, device):
+            turns.add(device.device_id)
+        if not confirmed(rollout, device):
+            break
+    return frozenset(turns), None
+
+
+def _wanted(
+    device: Device, by_model: Mapping[str, Sequence[Rollout]], turns: Mapping[str, frozenset[str]]
+) -> Mapping[str, Target] | None:
+    """All targets of a device; None when nobody ever wished anything for it."""
+    wanted: dict[str, Target] = {}
+    for model in sorted(device.models):
+        for rollout in by_model.get(model, ()):
+            if not rollout.covers(device):
+                continue
+            at_once = rollout.strategy is Strategy.ALL
+            if at_once or reached(rollout, device) or device.device_id in turns.get(rollout.rollout_id, frozenset()):
+                wanted[model] = rollout.target()
+                break
+    return wanted if wanted or device.assigned else None
+
+
+def _differs(device: Device, models: Mapping[str, Target], epoch: int) -> bool:
+    """Whether the device has to be told: it has another target, of another coordinator, or is ahead of what we gave."""
+    ahead = device.told_revision > device.revision
+    return dict(device.assigned) != dict(models) or ((device.epoch != epoch or ahead) and bool(models))

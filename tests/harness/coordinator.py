@@ -1,0 +1,155 @@
+"""One real coordinator in a folder of its own: `cloud-sync init` and `serve`, ended by its process id.
+
+What it decides is asserted in the tests.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from tests.harness.agent import wait_until
+
+CLOUD_SYNC = [sys.executable, "-m", "cloud_sync.cli"]
+HOST = "127.0.0.1"
+READY_S = 30.0
+END_S = 15.0
+PORTS = range(20_000, 32_000)  # below what the kernel gives to outgoing connections: still free at a second start
+TRIES_MAX = 100
+
+
+def free_port() -> int:
+    """A port on loopback on which nothing listens now, and hardly ever will."""
+    for port in random.sample(PORTS, TRIES_MAX):
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind((HOST, port))
+            return port
+    raise AssertionError(f"no free port on {HOST}")
+
+
+class Coordinator:
+    """A coordinator for devices that pin `root_file`, at the broker `address` with a password file.
+
+    `init` first, then `start`. Use with `with`: it is ended. detached: it is to outlive this process.
+    """
+
+    def __init__(
+        self, folder: Path, root_file: Path, *, address: str, password_file: Path, detached: bool = False
+    ) -> None:
+        self.folder = folder
+        self.data = folder / "data"
+        self.log_file = folder / "coordinator.log"
+        self.http = f"{HOST}:{free_port()}"  # the same after a restart, as `fleet` is told it once
+        self._root_file = root_file
+        self._options = ["--broker", address, "--http", self.http, "--password-file", str(password_file)]
+        self._detached = detached
+        self._process: subprocess.Popen[bytes] | None = None
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def __enter__(self) -> Coordinator:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    @property
+    def url(self) -> str:
+        """Where its API is."""
+        return f"http://{self.http}"
+
+    @property
+    def token_file(self) -> Path:
+        """The operator's token."""
+        return self.data / "token"
+
+    @property
+    def public_key_file(self) -> Path:
+        """What the publisher has to name: `fleet coordinator authorize`."""
+        return self.data / "coordinator.pub"
+
+    @property
+    def pid(self) -> int:
+        """The process id of the one that runs (or ran last)."""
+        assert self._process is not None, "it was never started"
+        return self._process.pid
+
+    def init(self) -> Coordinator:
+        """Make its folder: keys, token, database."""
+        done = self.command("init", "--data", str(self.data), "--root", str(self._root_file))
+        assert done.returncode == 0, done.stderr
+        return self
+
+    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run `cloud-sync ARGUMENTS`."""
+        return subprocess.run([*CLOUD_SYNC, *arguments], capture_output=True, text=True, timeout=60, check=False)
+
+    def start(self) -> Coordinator:
+        """Start it, and return once its API answers; it may not have reached the broker yet."""
+        with self.log_file.open("ab") as log:
+            process = self._process = subprocess.Popen(
+                [*CLOUD_SYNC, "serve", "--data", str(self.data), *self._options],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=self._detached,
+            )
+
+        def answers() -> dict[str, Any] | None:
+            if process.poll() is not None:
+                raise AssertionError(f"the coordinator ended with {process.returncode}: {self.log_tail()}")
+            return self.health_or_none()
+
+        try:
+            wait_until(answers, lambda: f"the coordinator answers: {self.log_tail()}", READY_S)
+        except BaseException:
+            self.kill()
+            raise
+        return self
+
+    def health_or_none(self) -> dict[str, Any] | None:
+        """GET /health; None while nobody answers."""
+        try:
+            with urllib.request.urlopen(f"{self.url}/health", timeout=5.0) as answer:
+                document: dict[str, Any] = json.load(answer)
+                return document
+        except urllib.error.URLError:
+            return None
+
+    def wait_connected(self) -> Coordinator:
+        """Return once it has reached the broker."""
+        wait_until(
+            lambda: (self.health_or_none() or {"broker": {"connected": False}})["broker"]["connected"],
+            lambda: f"the coordinator reaches the broker: {self.log_tail()}",
+        )
+        return self
+
+    def kill(self) -> None:
+        """kill -9; `start` brings it back with what it has committed."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def stop(self) -> None:
+        """End it gracefully, at the latest by kill -9; no harm when it does not run."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(END_S)
+        self.kill()
+
+    def log_tail(self, lines: int = 15) -> str:
+        """The end of its log."""
+        if not self.log_file.exists():
+            return "no log"
+        return "\n".join(self.log_file.read_text(errors="replace").splitlines()[-lines:])
