@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -247,3 +248,16 @@ def test_afterwards_an_honest_process_goes_on(stage: Stage, client: RecordingCli
         stage.agent.wait_model("tiny", lambda m: m["active"]["digest"] == release.digest, "serves")
     wait_until(lambda: client.last_version() == "1.1.0", "answers of 1.1.0")
     assert (client.mismatches, client.failed) == (0, 0), client.failures[:3]
+
+
+def test_a_stop_waits_for_no_question(stage: Stage, client: RecordingClient) -> None:
+    """The last test of this agent. A long poll is always open where there is a sync process."""
+    client.stop()
+    with stage.socket() as sync:
+        poll = wire.encode_frame({"op": "changes", "id": 2, "seen": 1 << 60})
+        sync.sock.sendall(wire.encode_frame({"op": "hello", "id": 1}) + poll)
+        assert sync.receive()[0]["reply"] == 1, "the poll is next"
+        started = time.monotonic()
+        stage.agent.stop()
+    assert time.monotonic() - started < limits.WORKER_END_S / 2
+    assert "Traceback" not in stage.agent.log_file.read_text(errors="replace"), stage.agent.log_tail(30)
