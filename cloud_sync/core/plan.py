@@ -88,7 +88,7 @@ def standing(rollouts: Iterable[Rollout]) -> tuple[Rollout, ...]:
 
 
 def counting(rollouts: Iterable[Rollout]) -> tuple[Rollout, ...]:
-    """Those that may still give a device its target, oldest first: also superseded ones, under a newer one that goes one
+    """Those that may still give a device its target, oldest first: superseded ones too, if the newer one goes one
     by one and may never reach everybody.
     """
     return _uncovered(rollouts, frozenset({Strategy.ALL}))

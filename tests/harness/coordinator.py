@@ -6,16 +6,16 @@ What is asserted is the tests'; devices are agents (`agent`) or scripted ones (t
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from cloud_sync.client.api import Coordinator as Client
+from cloud_sync.folder import DataFolder, init
 from cloud_sync.publish.repository import Repository
 from cloud_sync.publish.upload import upload
-from tests.harness.agent import wait_until
+from tests.harness.agent import Forked, wait_until
 from tests.harness.broker import Broker
 from tests.publishing import Publisher
 
@@ -24,15 +24,15 @@ END_S = 20.0
 
 
 class Coordinator:
-    """A coordinator in `folder`, made with `cloud-sync init`. Use with `with`: it is ended at the end."""
+    """A coordinator in `folder`, made as `cloud-sync init` does. Use with `with`: it is ended at the end."""
 
     def __init__(self, folder: Path, publisher: Publisher, broker: Broker) -> None:
         self.data = folder
         self.log_file = folder.with_name(folder.name + ".log")
         self.publisher = publisher
         self.broker = broker
-        self._process: subprocess.Popen[bytes] | None = None
-        self.command("init", "--data", str(folder), "--root", str(publisher.root_file))
+        self._process: Forked | None = None
+        init(DataFolder(folder), publisher.root_file)
 
     def __enter__(self) -> Coordinator:
         return self
@@ -43,13 +43,6 @@ class Coordinator:
         if self._process is not None and self._process.poll() is None:
             self._process.kill()
             self._process.wait()
-
-    @staticmethod
-    def command(*arguments: str) -> str:
-        """Run `cloud-sync ARGUMENTS`, which has to succeed; its stdout."""
-        done = subprocess.run([*CLOUD_SYNC, *arguments], capture_output=True, text=True, timeout=60, check=False)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
 
     @property
     def public_key(self) -> str:
@@ -67,10 +60,8 @@ class Coordinator:
     def start(self) -> Coordinator:
         """Start it, and return once it listens."""
         (self.data / "endpoint.json").unlink(missing_ok=True)
-        with self.log_file.open("ab") as log:
-            process = self._process = subprocess.Popen(
-                self.serve_command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log
-            )
+        arguments = self.serve_command()[len(CLOUD_SYNC) :]
+        process = self._process = Forked(run_in_fork, arguments, self.log_file, preload=["cloud_sync.service"])
 
         def listens() -> bool:
             assert process.poll() is None, f"the coordinator ended with {process.returncode}: {self.log_tail()}"
@@ -167,3 +158,15 @@ class Coordinator:
         if not self.log_file.exists():
             return "no log"
         return "\n".join(self.log_file.read_text(errors="replace").splitlines()[-lines:])
+
+
+def run_in_fork(arguments: list[str], log_file: Path) -> None:
+    """What `cloud-sync ARGUMENTS` does, with its log in a file."""
+    import os
+
+    from cloud_sync.cli import main as command
+
+    log = os.open(log_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    command(arguments)
