@@ -126,7 +126,7 @@ def _newest(coordinator: Coordinator) -> Rollout:
 
 
 def _tell_begun(coordinator: Coordinator, begun: Told[OneRollout], wait_s: float | None, as_json: bool) -> None:
-    one = Told[Rollout](begun.document["rollout"], begun.view.rollout, begun.at_unix_ms)
+    one = Told(begun.document["rollout"], begun.view.rollout, begun.at_unix_ms)
     line = f"{one.view.kind} {one.view.id} has begun: {summary(one.view)}"
     if wait_s is None:
         line += f"; follow it with `fleet rollout status {one.view.id} --watch`"

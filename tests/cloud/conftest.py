@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.cloud.device import Device
+from tests.cloud.town import Town
 from tests.harness.broker import Broker
-from tests.harness.coordinator import Coordinator
 from tests.harness.releases import Releases
 from tests.tiny_model import write_tiny_model
 
@@ -32,29 +32,29 @@ def published() -> Iterator[Releases]:
 
 
 @pytest.fixture(scope="module")
-def coordinator(published: Releases) -> Iterator[Coordinator]:
+def town(published: Releases) -> Iterator[Town]:
     """One that runs, with its key named and the repository uploaded; of one module, whose tests name own devices."""
     with (
         tempfile.TemporaryDirectory(prefix="hf-cloud-") as folder,
         Broker(Path(folder) / "broker") as broker,
-        Coordinator(Path(folder) / "data", published.publisher, broker) as made,
+        Town(Path(folder) / "data", published.publisher, broker) as made,
     ):
-        made.start_and_connect()
+        made.restart()
         made.publish()
         yield made
 
 
 @pytest.fixture
-def idle(tmp_path: Path, published: Releases) -> Iterator[Coordinator]:
+def idle(tmp_path: Path, published: Releases) -> Iterator[Town]:
     """One of this test, with a broker of its own, not started."""
-    with Broker(tmp_path / "broker") as broker, Coordinator(tmp_path / "data", published.publisher, broker) as made:
+    with Broker(tmp_path / "broker") as broker, Town(tmp_path / "data", published.publisher, broker) as made:
         yield made
 
 
 @pytest.fixture
-def own(idle: Coordinator) -> Coordinator:
+def own(idle: Town) -> Town:
     """One of this test, that runs, named and with everything uploaded: it may be killed."""
-    idle.start_and_connect()
+    idle.restart()
     idle.publish()
     return idle
 
@@ -67,8 +67,8 @@ def new_device() -> Iterator[NewDevice]:
     """Makes scripted devices that are connected and have said hello; all are disconnected at the end."""
     with ExitStack() as stack:
 
-        def make(coordinator: Coordinator, device_id: str, models: tuple[str, ...] = ("tiny",)) -> Device:
-            device = stack.enter_context(Device(coordinator.broker, device_id, coordinator.public_key))
+        def make(town: Town, device_id: str, models: tuple[str, ...] = ("tiny",)) -> Device:
+            device = stack.enter_context(Device(town.broker, device_id, town.public_key))
             device.models = models
             device.hello()
             device.online()

@@ -6,16 +6,16 @@ from edge_agent.contract.canonical import sha256_hex
 from edge_agent.contract.manifest import parse_manifest
 from edge_agent.contract.transfer import Kind
 from tests.cloud.conftest import NewDevice
-from tests.harness.coordinator import Coordinator
+from tests.cloud.town import Town
 from tests.harness.releases import Releases
 
 
 def test_a_device_says_hello_is_assigned_fetches_and_reports(
-    coordinator: Coordinator, new_device: NewDevice, published: Releases
+    town: Town, new_device: NewDevice, published: Releases
 ) -> None:
     release = published.all["1.2.0"]
-    device = new_device(coordinator, "d1")
-    made = coordinator.rollout("1.2.0")
+    device = new_device(town, "d1")
+    made = town.rollout("1.2.0")
     assert made["state"] == "running"
     assert made["devices"] == {"d1": "assigned"}
     assignment = device.wait_assignment("1.2.0")
@@ -33,5 +33,5 @@ def test_a_device_says_hello_is_assigned_fetches_and_reports(
 
     device.reports(1, 2, 3)
     device.wait_ack(3)
-    shown = coordinator.ask("GET", "/v1/devices/d1")[1]
+    shown = town.ask("GET", "/v1/devices/d1")[1]
     assert [report["number"] for report in shown["reports"]] == [3, 2, 1]
