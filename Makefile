@@ -1,5 +1,5 @@
 # Holdfast: every target sets up what it needs first.
-.PHONY: help setup demo test lint bench soak clean
+.PHONY: help setup demo up down test lint bench soak clean
 .DEFAULT_GOAL := help
 PYTHON := .venv/bin/python
 export HOLDFAST_PADDLE_PYTHON ?= $(CURDIR)/.venv-paddle/bin/python
@@ -12,6 +12,12 @@ setup: ## make the virtual environments, bring a broker (a second run does nothi
 
 demo: setup ## the main job, on one device, in under two minutes
 	@$(PYTHON) -m tests.demo
+
+up: setup ## a fleet of three devices, in the background; .run/fleet.json says where everything is
+	@$(PYTHON) -m tests.demo.up up
+
+down: ## end the fleet that `make up` started
+	@$(PYTHON) -m tests.demo.up down
 
 test: setup lint ## all tests, with time and cases per family
 	@$(PYTHON) -m pytest -q -n auto --maxprocesses 4 --dist loadfile

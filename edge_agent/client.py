@@ -17,7 +17,7 @@ from edge_agent.config import Config
 from edge_agent.contract.errors import Rejected, Unavailable
 from edge_agent.contract.evidence import encode_evidence
 from edge_agent.contract.reasons import Blame, reason_from_word
-from edge_agent.folders import run_folders
+from edge_agent.folders import ADMIN_SOCKET, run_folders
 from edge_agent.offer.bundle_reader import BundleReader
 from edge_agent.worker import wire
 
@@ -31,7 +31,7 @@ Progress = Callable[[int, int], None]
 
 def admin_sockets(config: Config) -> tuple[Path, ...]:
     """Where an agent with this configuration may listen."""
-    return tuple(folder / "admin.sock" for folder in run_folders(Path(config.state_dir)))
+    return tuple(folder / ADMIN_SOCKET for folder in run_folders(Path(config.state_dir)))
 
 
 class AdminClient:

@@ -15,6 +15,8 @@ from pathlib import Path
 from edge_agent.contract.errors import Rejected
 
 _MEMORY = "/dev/shm"
+ADMIN_SOCKET = "admin.sock"  # the operator's commands
+SYNC_SOCKET = "sync.sock"  # the process that speaks with the network
 SYSTEM_UID_MAX = 999  # logind clears /dev/shm of everybody above when they log out (RemoveIPC in logind.conf(5))
 
 

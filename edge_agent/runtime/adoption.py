@@ -15,6 +15,7 @@ import structlog
 from edge_agent.contract import limits
 from edge_agent.contract.errors import HoldfastError
 from edge_agent.core.state import LiveWorker
+from edge_agent.folders import ADMIN_SOCKET, SYNC_SOCKET
 from edge_agent.runtime.channel import Channel, Header, connect
 from edge_agent.runtime.front_link import FrontLink
 from edge_agent.runtime.pool import Pool
@@ -47,7 +48,7 @@ class Adoption:
         """Take back what fits; end the rest. The loaded workers that were taken back."""
         live: list[LiveWorker] = []
         for path in sorted(path for folder in self._run_dirs for path in folder.glob("*.sock")):
-            if path.name == "admin.sock":
+            if path.name in (ADMIN_SOCKET, SYNC_SOCKET):  # the runtime's own
                 continue
             found = await self._ask(path)
             if found is None:

@@ -27,7 +27,7 @@ from edge_agent.contract.report import ReportKind
 from edge_agent.core import events as ev
 from edge_agent.core.actions import Action, DropOffer, KeepWorkers, Route, Tell, Verify
 from edge_agent.core.state import ModelState, Moment, Phase, Settings
-from edge_agent.folders import make_run_folder, run_folders
+from edge_agent.folders import ADMIN_SOCKET, SYNC_SOCKET, make_run_folder, run_folders
 from edge_agent.runtime.admin import AdminServer
 from edge_agent.runtime.adoption import Adoption
 from edge_agent.runtime.assignments import AssignmentDesk
@@ -166,7 +166,7 @@ class Runtime:
             config, self._executor, self._desk, self._assignments, self._authority, self._store, self._link,
             self._device_state,
         )  # fmt: skip
-        self._sync = SyncProcess(config, self._run_dir, self._run_dir / "sync.sock", self._link)
+        self._sync = SyncProcess(config, self._run_dir, self._run_dir / SYNC_SOCKET, self._link)
 
     async def _start(self) -> None:
         config = self._config
@@ -192,8 +192,8 @@ class Runtime:
             self._resume_offer(name)
         self._tasks.spawn(self._drop_orphaned_offers(), name="drop-orphaned-offers")
         self._tasks.spawn(self._front.run(), name="front")
-        await self._admin.start(self._run_dir / "admin.sock")
-        await self._sync_server.start(self._run_dir / "sync.sock")
+        await self._admin.start(self._run_dir / ADMIN_SOCKET)
+        await self._sync_server.start(self._run_dir / SYNC_SOCKET)
         self._tasks.spawn(self._sync.run(), name="sync")
         self._tasks.spawn(self._scrubber.run(), name="scrub")
         self._tasks.spawn(self._retention.run(), name="retention")

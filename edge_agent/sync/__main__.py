@@ -59,6 +59,8 @@ async def run(options: argparse.Namespace) -> int:
     """Sync until the runtime is gone for good. The exit code: 0 orphaned."""
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, _leave, 0)
+    if options.runtime_pid is not None:
+        _leave_with(options.runtime_pid)
     tally = Tally()
     link = RuntimeLink(Path(options.socket))
     signals = Signals(asyncio.Event(), asyncio.Event(), asyncio.Event())
@@ -115,6 +117,7 @@ def main() -> int:
         parser.add_argument(name)
     parser.add_argument("--log-level", default="info")
     parser.add_argument("--orphan-s", type=float, default=120.0)
+    parser.add_argument("--runtime-pid", type=int)
     options = parser.parse_args()
     set_up_logs(options.log_level, process="sync", device_id=options.device_id)
     with contextlib.suppress(ImportError):
@@ -130,6 +133,15 @@ def _broker(options: argparse.Namespace) -> Broker:
         host.strip("[]"), int(port), options.username, options.password_file, options.ca_file, options.cert_file,
         options.key_file,
     )  # fmt: skip
+
+
+def _leave_with(runtime_pid: int) -> None:
+    """The next runtime starts a process of its own, which speaks with our name: end with the one that started us."""
+    try:
+        pidfd = os.pidfd_open(runtime_pid)
+    except ProcessLookupError:
+        _leave(0)
+    asyncio.get_running_loop().add_reader(pidfd, _leave, 0)
 
 
 def _leave(code: int) -> None:

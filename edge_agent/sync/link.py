@@ -177,9 +177,10 @@ async def send_pieces(session: Session, document: str, raw: bytes) -> None:
 
 def _refusal(header: Header) -> HoldfastError:
     message, next_step = str(header.get("message", "refused")), str(header.get("next_step", ""))
+    word = str(header.get("reason"))
     try:
-        reason = reason_from_word(str(header.get("reason")))
-    except KeyError:
-        return Unavailable(message, next_step=next_step)
+        reason = reason_from_word(word)
+    except KeyError:  # a refusal without a reason carries the name of its class
+        return (Rejected if word == "rejected" else Unavailable)(message, next_step=next_step)
     kind = Unavailable if reason.blame is Blame.DECLINED else Rejected
     return kind(message, reason=reason, next_step=next_step)

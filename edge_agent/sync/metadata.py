@@ -146,7 +146,9 @@ class MetadataKeeper:
                 answer, _ = await session.ask("take_metadata")
         except HoldfastError as error:
             log.warning("metadata_not_taken", detail=str(error), reason=error.reason and error.reason.value)
+            if isinstance(error, Rejected):
+                self._on_taken()  # what verified before the fault was taken all the same
             return False
-        log.info("metadata_taken", **{key: answer.get(key) for key in ("root", "timestamp", "targets", "epoch")})
+        log.info("metadata_taken", epoch=answer.get("epoch"))
         self._on_taken()
         return True

@@ -55,6 +55,7 @@ class Offers:
         self._keeper = keeper
         self._up = up
         self._troubles = Troubles()
+        self._bringing = False  # bytes are on their way, which is worth while only as long as they are wanted
 
     def forgive(self) -> None:
         """There is a new assignment: what it names is tried at once, whatever happened before."""
@@ -78,7 +79,7 @@ class Offers:
                         await self.changed.wait()
 
     async def _try(self, want: Want) -> None:
-        """One attempt, given up when something else is wanted for this model; a failure is noted."""
+        """One attempt, given up when its bytes are not wanted any more; a failure is noted."""
         offering = asyncio.create_task(self._offer(want))
         try:
             await self._while_wanted(want, offering)
@@ -101,7 +102,7 @@ class Offers:
             await asyncio.gather(offering, return_exceptions=True)
 
     async def _while_wanted(self, want: Want, offering: asyncio.Task[None]) -> None:
-        """Return when the offer has ended, or was cancelled for another wish."""
+        """Return when the offer has ended, or was cancelled because of another wish."""
         while not offering.done():
             changing = asyncio.create_task(self.changed.wait())
             try:
@@ -110,9 +111,8 @@ class Offers:
                 changing.cancel()
             if not offering.done():
                 self.changed.clear()
-                wants = await self._wants()
-                others = any(other.model == want.model and not other.repair for other in wants)
-                if others and want.digest not in {other.digest for other in wants}:
+                wanted = {other.digest for other in await self._wants()}
+                if self._bringing and want.digest not in wanted:
                     offering.cancel()
                     await asyncio.gather(offering, return_exceptions=True)
 
@@ -141,6 +141,7 @@ class Offers:
         wanted = deque(hashes[at : at + 32].hex() for at in range(0, len(hashes), 32))
         bringing = (self._bring(session, wanted, lengths) for _ in range(CHUNKS_AT_ONCE))
         fetching = asyncio.create_task(together(*bringing))
+        self._bringing = True
         try:
             while not fetching.done():
                 await asyncio.wait((fetching,), timeout=KEEP_S)
@@ -148,6 +149,7 @@ class Offers:
                     await session.ask("wants")  # a sign of life: the offer is not abandoned
             fetching.result()
         finally:
+            self._bringing = False
             fetching.cancel()
             await asyncio.gather(fetching, return_exceptions=True)
         await session.ask("offer_end")

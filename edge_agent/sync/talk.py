@@ -21,7 +21,7 @@ from edge_agent.contract.topics import HELLO, PRESENCE, REPORTS, STATE
 from edge_agent.sync.fetching import together
 from edge_agent.sync.line import Line, Message, Will, new_connection_id
 from edge_agent.sync.link import RuntimeGone, RuntimeLink, Session
-from edge_agent.sync.patience import full_jitter_s, pause_s
+from edge_agent.sync.patience import pause_s
 from edge_agent.sync.tally import Tally
 
 log = structlog.get_logger()
@@ -209,7 +209,7 @@ class Forwarding:
         self._on_unknown = on_unknown
         self._newest = b""
         self._came = asyncio.Event()
-        self._refused = b""
+        self._pending = b""  # it was not taken, and may be once something has changed
 
     def note(self, message: Message) -> None:
         """The handler of the channel."""
@@ -217,9 +217,9 @@ class Forwarding:
         self._came.set()
 
     def try_again(self) -> None:
-        """The runtime has newer metadata: what it refused may be good now."""
-        if self._refused and not self._came.is_set():
-            self._newest = self._refused
+        """The runtime has newer metadata: what it did not take may be good now."""
+        if self._pending and not self._came.is_set():
+            self._newest = self._pending
             self._came.set()
 
     async def run(self) -> None:
@@ -228,16 +228,18 @@ class Forwarding:
         while True:  # as long as the process lives; each pass hands over one document
             await self._came.wait()
             self._came.clear()
-            raw, self._refused = self._newest, b""
+            raw, self._pending = self._newest, b""
             try:
                 answer, _ = await self._link.ask(self._op, raw)
             except Rejected as error:
                 self._note_refusal(raw, error)
             except Unavailable as error:
                 log.warning("not_taken_now", document=self._kind.value, detail=str(error))
-                await asyncio.sleep(full_jitter_s(failures, random.random(), base_s=RETRY_BASE_S, cap_s=RETRY_CAP_S))
+                self._pending = raw
+                wait_s = pause_s(failures, random.random(), base_s=RETRY_BASE_S, cap_s=RETRY_CAP_S)
                 failures += 1
-                self._came.set()
+                if not await _within(self._came, wait_s):
+                    self.try_again()
                 continue
             else:
                 self._on_taken(answer)
@@ -247,7 +249,7 @@ class Forwarding:
         word = error.reason.value if error.reason else "rejected"
         log.warning("refused_by_runtime", document=self._kind.value, reason=word, detail=error.message)
         if error.reason in MAY_BE_NEW_COORDINATOR:
-            self._refused = raw
+            self._pending = raw
             self._on_unknown()
 
 

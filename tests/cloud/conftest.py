@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.cloud.coordinator import Coordinator
 from tests.cloud.device import Device
 from tests.harness.broker import Broker
-from tests.harness.coordinator import Coordinator
 from tests.harness.releases import Releases
 
 

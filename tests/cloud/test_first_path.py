@@ -6,7 +6,7 @@ from edge_agent.contract.canonical import sha256_hex
 from edge_agent.contract.manifest import parse_manifest
 from edge_agent.contract.transfer import Kind
 from tests.cloud.conftest import NewDevice
-from tests.harness.coordinator import Coordinator
+from tests.cloud.coordinator import Coordinator
 from tests.harness.releases import Releases
 
 

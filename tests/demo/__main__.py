@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import time
 from pathlib import Path
@@ -25,16 +24,13 @@ def play(folder: Path, console: Console) -> Stage:
     try:
         for step in STORY:
             step(stage)
-            if not stage.steps[-1].held and step.__name__ in ("publish", "start"):
+            if not stage.steps[-1].held and step.__name__ in ("publish", "start", "gather"):
                 break
-        if hasattr(stage, "agent"):
+        if stage.clients:
             journal = stage.agent.cli_json("history", "--newest", "400")["lines"]
     finally:
-        with contextlib.suppress(AttributeError):
-            stage.client.stop()
-        with contextlib.suppress(AttributeError):
-            stage.agent.stop()
-    if hasattr(stage, "client"):
+        stage.end()
+    if stage.clients:
         write_report(stage, REPORT, journal)
     return stage
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import time
 from collections.abc import Iterator
@@ -15,10 +16,29 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from tests.harness.agent import PADDLE_PYTHON, ROOT, Agent
 from tests.harness.client import RecordingClient
-from tests.publishing import Publisher, manifest_of
+from tests.harness.fleet import Fleet
+from tests.harness.proxy import Link
+from tests.harness.releases import Releases
+from tests.publishing import Publisher
 
 RECIPE = ROOT / "models" / "digits_lenet" / "recipe.py"
 VERSIONS = ("0.9.0", "1.0.0", "1.1.0")
+
+
+class TrainedReleases(Releases):
+    """Releases of digits that the recipe trains now; nothing is taken from a cache."""
+
+    engine = "paddle"
+    model = "digits"
+    input_name = "image"
+
+    def publish_folder(self, version: str, folder: Path, *, proven: bool = True) -> None:
+        """Sign a model folder, after a proof or, as a careless publisher would, without."""
+        if proven:
+            self.publisher.pack(folder)
+        else:
+            self.publisher.publish_unproven(folder)
+        self._bundled(version, folder, np.empty(0))
 
 
 @dataclass
@@ -40,12 +60,46 @@ class Stage:
     steps: list[Step] = field(default_factory=list)
     marks: list[tuple[float, str]] = field(default_factory=list)
     digests: dict[str, str] = field(default_factory=dict)
-    publisher: Publisher = field(init=False)
-    agent: Agent = field(init=False)
-    client: RecordingClient = field(init=False)
+    releases: TrainedReleases = field(init=False)
+    fleet: Fleet = field(init=False)
+    link: Link = field(init=False)
+    clients: dict[str, RecordingClient] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.publisher = Publisher(self.folder / "publisher")
+        self.releases = TrainedReleases(self.folder / "releases")
+
+    @property
+    def publisher(self) -> Publisher:
+        """Who signs."""
+        return self.releases.publisher
+
+    @property
+    def agent(self) -> Agent:
+        """The device that is alone in the first half."""
+        return self.fleet.agents[0]
+
+    @property
+    def client(self) -> RecordingClient:
+        """Its client."""
+        return self.clients["device-1"]
+
+    def begin_to_ask(self, agent: Agent, pause_s: float) -> RecordingClient:
+        """A client that asks this device from now on and compares every answer."""
+        inputs, _, references = self.held_out()
+        client = RecordingClient(agent.port(), "digits", "image", inputs, references, pause_s=pause_s)
+        self.clients[agent.folder.name] = client
+        client.__enter__()
+        return client
+
+    def end(self) -> None:
+        """End everything that was started, whatever else fails."""
+        with contextlib.ExitStack() as stack:
+            if hasattr(self, "link"):
+                stack.callback(self.link.__exit__, None, None, None)
+            if hasattr(self, "fleet"):
+                stack.callback(self.fleet.stop)
+            for client in self.clients.values():
+                stack.callback(client.stop)
 
     def model_folder(self, version: str) -> Path:
         """Where the recipe wrote this version."""
@@ -53,7 +107,7 @@ class Stage:
 
     def bundle_path(self, version: str) -> Path:
         """Where this version's bundle is."""
-        return self.folder / f"digits-{version}.bundle"
+        return self.releases.all[version].bundle
 
     def label(self, digest: str) -> str:
         """The version of a digest."""
@@ -72,24 +126,13 @@ class Stage:
         done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
         if done.returncode != 0:
             raise AssertionError(f"the recipe failed: {done.stderr[-1500:]}")
-        self.publisher.pack(self.model_folder(version))
-        self.bundle(version)
+        self.releases.publish_folder(version, self.model_folder(version))
+        self.digests[version] = self.releases.all[version].digest
         return done.stdout.strip().splitlines()[-1]
-
-    def bundle(self, version: str) -> Path:
-        """Write the bundle and remember its digest."""
-        from edge_agent.contract.canonical import sha256_hex
-        from edge_agent.contract.manifest import encode_manifest
-
-        path = self.publisher.bundle(f"digits@{version}", self.bundle_path(version))
-        raw, digest = encode_manifest(manifest_of(path))
-        assert sha256_hex(raw) == digest
-        self.digests[version] = digest
-        return path
 
     def mark(self, text: str) -> None:
         """Something that belongs on the timeline."""
-        at_s = self.client.now_s() if hasattr(self, "client") else 0.0
+        at_s = self.client.now_s() if self.clients else 0.0
         self.marks.append((at_s, text))
 
     @contextmanager

@@ -6,10 +6,11 @@ import os
 import signal
 import time
 
+from tests.demo.fleet_story import FLEET_STORY
 from tests.demo.stage import VERSIONS, Stage
-from tests.harness.agent import Agent, wait_until
-from tests.harness.client import RecordingClient
+from tests.harness.agent import wait_until
 from tests.harness.damage import crashing_program, flip_parameters, is_damaged, other_weights
+from tests.harness.fleet import Fleet
 from tests.publishing import signature_flipped
 
 WORKER_KILLS = 8
@@ -25,22 +26,19 @@ def publish(stage: Stage) -> None:
 def start(stage: Stage) -> None:
     """b, first half. The device starts with what it left the factory with."""
     with stage.step("b1. The device starts from its factory snapshot") as seen:
-        factory = stage.folder / "factory.db"
-        stage.agent = Agent(
-            stage.folder / "device-1",
-            stage.publisher.root_file,
-            engine="paddle",
-            models={"digits": {"factory": str(factory), "probation_s": 2.0}},
+        stage.fleet = Fleet(
+            stage.folder / "fleet",
+            stage.releases,
+            model={"probation_s": 2.0},
             scrub={"interval_s": 1.0, "chunks_per_s": 200},
             limits={"orphan_s": 30.0},
         )
-        made = stage.agent.cli("factory", str(stage.bundle_path("0.9.0")), "--out", str(factory))
-        assert made.returncode == 0, made.stderr
-        stage.agent.start_and_wait()
-        assert stage.agent.model("digits")["active"]["version"] == "0.9.0"
-        inputs, _, references = stage.held_out()
-        stage.client = RecordingClient(stage.agent.port(), "digits", "image", inputs, references, pause_s=0.001)
-        stage.client.__enter__()
+        stage.fleet.broker.start()  # its address stands in agent.toml; nobody who could assign anything is there yet
+        agent = stage.fleet.add_agent("device-1")
+        agent.forked = False
+        agent.start_and_wait()
+        assert agent.model("digits")["active"]["version"] == "0.9.0"
+        stage.begin_to_ask(agent, pause_s=0.001)
         wait_until(lambda: len(stage.client.records) > 50, "the client is answered")
         seen.append("serves digits@0.9.0; the client sends pictures from now on, without a pause")
 
@@ -90,12 +88,12 @@ def damage(stage: Stage) -> None:
 def bad_releases(stage: Stage) -> None:
     """d. Three damaged releases arrive."""
     good, folder = stage.model_folder("1.1.0"), stage.folder
-    stage.publisher.publish_unproven(other_weights(good, folder / "weights", "1.2.0", 4))
-    stage.publisher.publish_unproven(crashing_program(good, folder / "crash", "1.3.0", 5))
+    stage.releases.publish_folder("1.2.0", other_weights(good, folder / "weights", "1.2.0", 4), proven=False)
+    stage.releases.publish_folder("1.3.0", crashing_program(good, folder / "crash", "1.3.0", 5), proven=False)
     bundles = {
         "signature": signature_flipped(stage.bundle_path("1.1.0"), folder / "signature.bundle"),
-        "proof": stage.bundle("1.2.0"),
-        "load_crash": stage.bundle("1.3.0"),
+        "proof": stage.bundle_path("1.2.0"),
+        "load_crash": stage.bundle_path("1.3.0"),
     }
     for reason, bundle in bundles.items():
         with stage.step(f"d. A damaged release arrives: {reason}") as seen:
@@ -160,14 +158,17 @@ def settle(stage: Stage) -> None:
     with stage.step(
         "All answers of the whole story, compared with the reference of the digest that they claim"
     ) as seen:
-        stage.client.stop()
-        client = stage.client
-        total, versions = len(client.records), dict(client.versions())
-        seen.append(f"{total} requests; answers by version {versions}")
-        seen.append(f"mismatches {client.mismatches}, failed requests {client.failed} {client.failures[:3] or ''}")
-        assert total > 1000, "the client did not run"
-        assert client.mismatches == 0
-        assert client.failed == 0
+        for name, client in stage.clients.items():
+            client.stop()
+            total, versions = len(client.records), dict(client.versions())
+            seen.append(
+                f"{name}: {total} requests, mismatches {client.mismatches}, failed {client.failed}"
+                f" {client.failures[:3] or ''}; answers by version {versions}"
+            )
+        for client in stage.clients.values():
+            assert len(client.records) > 1000, "the client did not run"
+            assert client.mismatches == 0
+            assert client.failed == 0
 
 
 def _wait_active(stage: Stage, version: str) -> None:
@@ -202,4 +203,4 @@ def _flip(stage: Stage, version: str) -> int:
     return flip_parameters(models_db, stage.publisher.repository.folder, stage.bundle_path(version))
 
 
-STORY = (publish, start, updates, damage, bad_releases, kills, rollback, settle)
+STORY = (publish, start, updates, damage, bad_releases, kills, rollback, *FLEET_STORY, settle)

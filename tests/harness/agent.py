@@ -59,6 +59,7 @@ class Agent:
         self._process: subprocess.Popen[bytes] | _Forked | None = None
         self._port: int | None = None
         self.forked = False  # start from a server that has imported the runtime already: the same code, much sooner
+        self.detached = False  # it is to outlive this process, in a session of its own
         folder.mkdir(parents=True, exist_ok=True)
         python = {"paddle": PADDLE_PYTHON, "numpy": sys.executable}[engine]
         settings: dict[str, Any] = {
@@ -93,6 +94,7 @@ class Agent:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                start_new_session=self.detached,
             )
         return self
 
@@ -203,7 +205,7 @@ class Agent:
 
     def stop(self) -> None:
         """Graceful stop; whatever is left is killed by its id."""
-        children = self._known_children()
+        children = children_of(self.state_dir)
         if self._process is not None and self._process.poll() is None:
             self._process.terminate()
             try:
@@ -211,23 +213,17 @@ class Agent:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
-        for pid in children | self._known_children():
+        for pid in children | children_of(self.state_dir):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         for folder in run_folders(self.state_dir):
             shutil.rmtree(folder, ignore_errors=True)
 
-    def _known_children(self) -> set[int]:
-        """Every process with this agent's run folder in its command line (forked workers inherit their zygote's)."""
-        markers = [os.fsencode(folder) for folder in run_folders(self.state_dir)]
-        found = set()
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit():
-                with contextlib.suppress(OSError):
-                    command = (entry / "cmdline").read_bytes()
-                    if any(marker in command for marker in markers):
-                        found.add(int(entry.name))
-        return found
+    @property
+    def pid(self) -> int:
+        """The process id of the runtime that runs (or ran last)."""
+        assert self._process is not None and self._process.pid is not None, "it was never started"
+        return self._process.pid
 
     def log_tail(self, lines: int = 15) -> str:
         """The end of the agent's log."""
@@ -244,6 +240,10 @@ class _Forked:
         context.set_forkserver_preload(["edge_agent.cli", "edge_agent.runtime.app"])
         self._child = context.Process(target=run_in_fork, args=(config_file, log_file))
         self._child.start()
+
+    @property
+    def pid(self) -> int | None:
+        return self._child.pid
 
     @property
     def returncode(self) -> int | None:
@@ -273,6 +273,19 @@ def run_in_fork(config_file: Path, log_file: Path) -> None:
     os.dup2(log, 1)
     os.dup2(log, 2)
     command(["run", "--config", str(config_file)])
+
+
+def children_of(state_dir: Path) -> set[int]:
+    """Every process with this agent's run folder in its command line (forked workers inherit their zygote's)."""
+    markers = [os.fsencode(folder) for folder in run_folders(state_dir)]
+    found = set()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                command = (entry / "cmdline").read_bytes()
+                if any(marker in command for marker in markers):
+                    found.add(int(entry.name))
+    return found
 
 
 def to_toml(document: Mapping[str, Any], prefix: str = "") -> str:

@@ -94,9 +94,10 @@ class RecordingClient:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="client", daemon=True)
         self.started_s = time.monotonic()
+        self.started_unix_s = time.time()
 
     def __enter__(self) -> RecordingClient:
-        self.started_s = time.monotonic()
+        self.started_s, self.started_unix_s = time.monotonic(), time.time()
         self._thread.start()
         return self
 

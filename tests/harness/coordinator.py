@@ -1,38 +1,59 @@
-"""One real `cloud-sync serve` in a data folder of its own: started, asked, killed and stopped by its process id.
+"""One real coordinator in a folder of its own: `cloud-sync init` and `serve`, ended by its process id.
 
-What is asserted is the tests'; devices are agents (`agent`) or scripted ones (tests/cloud/device.py).
+What it decides is asserted in the tests.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import random
+import socket
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from cloud_sync.client.api import Coordinator as Client
-from cloud_sync.publish.repository import Repository
-from cloud_sync.publish.upload import upload
 from tests.harness.agent import wait_until
-from tests.harness.broker import Broker
-from tests.publishing import Publisher
 
 CLOUD_SYNC = [sys.executable, "-m", "cloud_sync.cli"]
-END_S = 20.0
+HOST = "127.0.0.1"
+READY_S = 30.0
+END_S = 15.0
+PORTS = range(20_000, 32_000)  # below what the kernel gives to outgoing connections: still free at a second start
+TRIES_MAX = 100
+
+
+def free_port() -> int:
+    """A port on loopback on which nothing listens now, and hardly ever will."""
+    for port in random.sample(PORTS, TRIES_MAX):
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind((HOST, port))
+            return port
+    raise AssertionError(f"no free port on {HOST}")
 
 
 class Coordinator:
-    """A coordinator in `folder`, made with `cloud-sync init`. Use with `with`: it is ended at the end."""
+    """A coordinator for devices that pin `root_file`, at the broker `address` with a password file.
 
-    def __init__(self, folder: Path, publisher: Publisher, broker: Broker) -> None:
-        self.data = folder
-        self.log_file = folder.with_name(folder.name + ".log")
-        self.publisher = publisher
-        self.broker = broker
+    `init` first, then `start`. Use with `with`: it is ended. detached: it is to outlive this process.
+    """
+
+    def __init__(
+        self, folder: Path, root_file: Path, *, address: str, password_file: Path, detached: bool = False
+    ) -> None:
+        self.folder = folder
+        self.data = folder / "data"
+        self.log_file = folder / "coordinator.log"
+        self.http = f"{HOST}:{free_port()}"  # the same after a restart, as `fleet` is told it once
+        self._root_file = root_file
+        self._options = ["--broker", address, "--http", self.http, "--password-file", str(password_file)]
+        self._detached = detached
         self._process: subprocess.Popen[bytes] | None = None
-        self.command("init", "--data", str(folder), "--root", str(publisher.root_file))
+        folder.mkdir(parents=True, exist_ok=True)
 
     def __enter__(self) -> Coordinator:
         return self
@@ -40,127 +61,92 @@ class Coordinator:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._process is not None and self._process.poll() is None:
-            self._process.kill()
-            self._process.wait()
-
-    @staticmethod
-    def command(*arguments: str) -> str:
-        """Run `cloud-sync ARGUMENTS`, which has to succeed; its stdout."""
-        done = subprocess.run([*CLOUD_SYNC, *arguments], capture_output=True, text=True, timeout=60, check=False)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    @property
-    def public_key(self) -> str:
-        """What the publisher authorizes, in hexadecimal."""
-        return (self.data / "coordinator.pub").read_text().strip()
-
-    def serve_command(self) -> list[str]:
-        """What `start` runs."""
-        password = self.broker.add_user("coordinator")
-        return [
-            *CLOUD_SYNC, "serve", "--data", str(self.data), "--broker", self.broker.address, "--http", "127.0.0.1:0",
-            "--password-file", str(password),
-        ]  # fmt: skip
-
-    def start(self) -> Coordinator:
-        """Start it, and return once it listens."""
-        (self.data / "endpoint.json").unlink(missing_ok=True)
-        with self.log_file.open("ab") as log:
-            process = self._process = subprocess.Popen(
-                self.serve_command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log
-            )
-
-        def listens() -> bool:
-            assert process.poll() is None, f"the coordinator ended with {process.returncode}: {self.log_tail()}"
-            return (self.data / "endpoint.json").exists()
-
-        wait_until(listens, lambda: f"the coordinator listens: {self.log_tail()}")
-        return self
-
-    def start_and_connect(self) -> Coordinator:
-        """Start it, and return once it is connected to the broker."""
-        self.start()
-        self.wait_connected()
-        return self
-
-    def wait_connected(self) -> None:
-        """Return once it is connected to the broker."""
-        wait_until(lambda: self.health()["broker"]["connected"], lambda: f"it is connected: {self.log_tail()}")
-
-    @property
-    def pid(self) -> int:
-        """Of the process that runs (or ran last)."""
-        assert self._process is not None, "it was never started"
-        return self._process.pid
+        self.stop()
 
     @property
     def url(self) -> str:
         """Where its API is."""
-        return str(json.loads((self.data / "endpoint.json").read_text())["url"])
+        return f"http://{self.http}"
 
-    def client(self) -> Client:
-        """A client of its API, as `fleet` is one; use with `with`."""
-        return Client(self.url, self.data / "token")
+    @property
+    def token_file(self) -> Path:
+        """The operator's token."""
+        return self.data / "token"
 
-    def ask(self, method: str, path: str, document: Any = None) -> tuple[int, dict[str, Any]]:
-        """One request with the operator's token: status and document."""
-        token = (self.data / "token").read_text().strip()
-        raw = None if document is None else json.dumps(document).encode()
-        status, body = self.raw(method, path, raw, {"Authorization": f"Bearer {token}"})
-        return status, json.loads(body)
+    @property
+    def public_key_file(self) -> Path:
+        """What the publisher has to name: `fleet coordinator authorize`."""
+        return self.data / "coordinator.pub"
 
-    def raw(self, method: str, path: str, body: bytes | None, headers: dict[str, str]) -> tuple[int, bytes]:
-        """Any request: status and bytes."""
-        import urllib.error
-        import urllib.request
+    @property
+    def pid(self) -> int:
+        """The process id of the one that runs (or ran last)."""
+        assert self._process is not None, "it was never started"
+        return self._process.pid
 
-        request = urllib.request.Request(self.url + path, data=body, headers=headers, method=method)
+    def init(self) -> Coordinator:
+        """Make its folder: keys, token, database."""
+        done = self.command("init", "--data", str(self.data), "--root", str(self._root_file))
+        assert done.returncode == 0, done.stderr
+        return self
+
+    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run `cloud-sync ARGUMENTS`."""
+        return subprocess.run([*CLOUD_SYNC, *arguments], capture_output=True, text=True, timeout=60, check=False)
+
+    def start(self) -> Coordinator:
+        """Start it, and return once its API answers; it may not have reached the broker yet."""
+        with self.log_file.open("ab") as log:
+            process = self._process = subprocess.Popen(
+                [*CLOUD_SYNC, "serve", "--data", str(self.data), *self._options],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=self._detached,
+            )
+
+        def answers() -> dict[str, Any] | None:
+            if process.poll() is not None:
+                raise AssertionError(f"the coordinator ended with {process.returncode}: {self.log_tail()}")
+            return self.health_or_none()
+
         try:
-            with urllib.request.urlopen(request, timeout=30) as answer:
-                return int(answer.status), bytes(answer.read())
-        except urllib.error.HTTPError as error:
-            return int(error.code), error.read()
+            wait_until(answers, lambda: f"the coordinator answers: {self.log_tail()}", READY_S)
+        except BaseException:
+            self.kill()
+            raise
+        return self
 
-    def health(self) -> dict[str, Any]:
-        """GET /health."""
-        document: dict[str, Any] = json.loads(self.raw("GET", "/health", None, {})[1])
-        return document
+    def health_or_none(self) -> dict[str, Any] | None:
+        """GET /health; None while nobody answers."""
+        try:
+            with urllib.request.urlopen(f"{self.url}/health", timeout=5.0) as answer:
+                document: dict[str, Any] = json.load(answer)
+                return document
+        except urllib.error.URLError:
+            return None
 
-    def publish(self) -> None:
-        """Name this coordinator in the publisher's repository, and upload all of that."""
-        self.publisher.authorize_coordinator(self.public_key)
-        self.upload()
-
-    def upload(self) -> None:
-        """Upload the publisher's repository, as `fleet snapshot publish --all` does."""
-        with self.client() as client:
-            upload(Repository(self.publisher.repository.folder), client)
-
-    def rollout(self, version: str, strategy: str = "all", **fields: Any) -> dict[str, Any]:
-        """Start a rollout of `tiny`, which has to be accepted."""
-        wish = {"model": "tiny", "version": version, "strategy": strategy, **fields}
-        status, document = self.ask("POST", "/v1/rollouts", wish)
-        assert status == 200, document
-        made: dict[str, Any] = document["rollout"]
-        return made
-
-    def rollout_now(self, rollout_id: str) -> dict[str, Any]:
-        """The rollout as it is now."""
-        return self.ask("GET", f"/v1/rollouts/{rollout_id}")[1]
+    def wait_connected(self) -> Coordinator:
+        """Return once it has reached the broker."""
+        wait_until(
+            lambda: (self.health_or_none() or {"broker": {"connected": False}})["broker"]["connected"],
+            lambda: f"the coordinator reaches the broker: {self.log_tail()}",
+        )
+        return self
 
     def kill(self) -> None:
-        """kill -9."""
-        assert self._process is not None
-        self._process.kill()
-        self._process.wait()
+        """kill -9; `start` brings it back with what it has committed."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
 
-    def stop(self) -> int:
-        """SIGTERM; its exit code."""
-        assert self._process is not None
-        self._process.terminate()
-        return self._process.wait(END_S)
+    def stop(self) -> None:
+        """End it gracefully, at the latest by kill -9; no harm when it does not run."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(END_S)
+        self.kill()
 
     def log_tail(self, lines: int = 15) -> str:
         """The end of its log."""

@@ -19,7 +19,7 @@ from edge_agent.contract.canonical import encode
 from edge_agent.contract.envelope import Envelope, SignedKind, signing_input
 from edge_agent.contract.evidence import Evidence, MetadataFiles, encode_evidence
 from edge_agent.contract.report import ReportAck
-from edge_agent.folders import run_folders
+from edge_agent.folders import SYNC_SOCKET, run_folders
 from edge_agent.worker import wire
 from tests.harness.agent import Agent
 from tests.harness.releases import Release
@@ -64,7 +64,7 @@ class Signer:
 class SyncSocket:
     """One connection to an agent's sync socket; use with `with`."""
 
-    def __init__(self, agent: Agent, name: str = "sync.sock") -> None:
+    def __init__(self, agent: Agent, name: str = SYNC_SOCKET) -> None:
         state_dir = Path(load_config(agent.config_file).state_dir)
         path = next(folder / name for folder in run_folders(state_dir) if (folder / name).exists())
         self.sock = socket.socket(socket.AF_UNIX)

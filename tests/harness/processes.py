@@ -15,6 +15,15 @@ def is_stopped(pid: int) -> bool:
     return _state(pid) == "T"
 
 
+def started_at(pid: int) -> str:
+    """When this process was started, in a form that no later one with its id has; '' when there is none."""
+    try:
+        since_boot = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        return ""
+    return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()}+{since_boot}"
+
+
 def _state(pid: int) -> str:
     """The letter of proc(5), '' when there is no such process."""
     try:
