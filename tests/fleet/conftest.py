@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
+from tests.cloud.coordinator import Coordinator
 from tests.fleet.played import Play, Player, serves
 from tests.fleet.stand import Operator, SamePort
 from tests.harness.agent import wait_until
 from tests.harness.broker import Broker
-from tests.harness.coordinator import Coordinator
 from tests.publishing import Publisher
 from tests.samples import a_manifest
 

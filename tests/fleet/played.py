@@ -12,8 +12,8 @@ import msgspec
 from edge_agent.contract import topics
 from edge_agent.contract.assignment import ModelAssignment
 from edge_agent.contract.device_state import AssignedState, SlotState, SnapshotRef, TurnedAway
+from tests.cloud.coordinator import Coordinator
 from tests.cloud.device import Device, slot
-from tests.harness.coordinator import Coordinator
 
 FACTORY = ("0.9.0", "0" * 64)
 LOOK_S = 0.02

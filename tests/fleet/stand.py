@@ -14,7 +14,7 @@ from click.testing import Result
 
 from cloud_sync.operator_cli.main import main as fleet
 from tests.cli.command import document, run
-from tests.harness.coordinator import Coordinator
+from tests.cloud.coordinator import Coordinator
 
 FLEET = [sys.executable, "-m", "cloud_sync.operator_cli"]
 ANY_PORT = "127.0.0.1:0"

@@ -19,9 +19,9 @@ from cloud_sync.publish.upload import Uploaded, upload
 from edge_agent.contract import limits
 from edge_agent.contract.errors import Corrupt, HoldfastError, Rejected, Unavailable
 from edge_agent.contract.reasons import Reason
+from tests.cloud.coordinator import Coordinator
 from tests.fleet.stand import Operator
 from tests.harness.broker import Broker
-from tests.harness.coordinator import Coordinator
 from tests.publishing import Publisher
 from tests.samples import a_manifest, file_entry
 
