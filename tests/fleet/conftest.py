@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from tests.cloud.coordinator import Coordinator
+from tests.cloud.town import Town
 from tests.fleet.played import Play, Player, serves
-from tests.fleet.stand import Operator, SamePort
+from tests.fleet.stand import Operator
 from tests.harness.agent import wait_until
 from tests.harness.broker import Broker
 from tests.publishing import Publisher
@@ -24,21 +24,21 @@ _numbers = count(1)
 
 
 @pytest.fixture(scope="module")
-def coordinator() -> Iterator[Coordinator]:
+def town() -> Iterator[Town]:
     """With the publisher's key and repository (tiny 1.0.0 and 1.1.0), connected."""
     with tempfile.TemporaryDirectory(prefix="hf-fleet-") as name, Broker(Path(name) / "broker") as broker:
         publisher = Publisher(Path(name) / "publisher")
         publish(publisher, "tiny")
-        with SamePort(Path(name) / "data", publisher, broker) as running:
-            running.start_and_connect()
+        with Town(Path(name) / "town", publisher, broker) as running:
+            running.restart()
             running.publish()
             yield running
 
 
 @pytest.fixture
-def operator(coordinator: Coordinator) -> Operator:
+def operator(town: Town) -> Operator:
     """In front of it."""
-    return Operator(coordinator)
+    return Operator(town)
 
 
 def publish(publisher: Publisher, model: str) -> None:
@@ -54,8 +54,8 @@ class Scene:
         self.operator = operator
         self.model = f"model-{next(_numbers)}"
         self._stack = stack
-        publish(operator.coordinator.publisher, self.model)
-        operator.coordinator.upload()
+        publish(operator.town.publisher, self.model)
+        operator.town.upload()
 
     def name(self, device: str) -> str:
         """The id of the device that this test calls so."""
@@ -63,7 +63,7 @@ class Scene:
 
     def enter(self, device: str, play: Play = serves) -> Player:
         """A device whose state the coordinator knows when this returns."""
-        player = Player(self.operator.coordinator, self.name(device), self.model, play)
+        player = Player(self.operator.town, self.name(device), self.model, play)
         self._stack.enter_context(player)
         wait_until(lambda: self.slot(device)["active"], f"{device} told its state")
         return player

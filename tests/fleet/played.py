@@ -12,8 +12,8 @@ import msgspec
 from edge_agent.contract import topics
 from edge_agent.contract.assignment import ModelAssignment
 from edge_agent.contract.device_state import AssignedState, SlotState, SnapshotRef, TurnedAway
-from tests.cloud.coordinator import Coordinator
 from tests.cloud.device import Device, slot
+from tests.cloud.town import Town
 
 FACTORY = ("0.9.0", "0" * 64)
 LOOK_S = 0.02
@@ -44,8 +44,8 @@ def refuses(reason: str, detail: str = "") -> Play:
 class Player:
     """One device with one model, connected while in its `with` block. play: what it does with each wish."""
 
-    def __init__(self, coordinator: Coordinator, device_id: str, model: str, play: Play = serves) -> None:
-        self.device = Device(coordinator.broker, device_id, coordinator.public_key)
+    def __init__(self, town: Town, device_id: str, model: str, play: Play = serves) -> None:
+        self.device = Device(town.broker, device_id, town.public_key)
         self.device.models = (model,)
         self.wishes: list[ModelAssignment] = []
         self._model, self._play = model, play

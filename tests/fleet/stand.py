@@ -14,33 +14,32 @@ from click.testing import Result
 
 from cloud_sync.operator_cli.main import main as fleet
 from tests.cli.command import document, run
-from tests.cloud.coordinator import Coordinator
+from tests.cloud.town import Town
 
 FLEET = [sys.executable, "-m", "cloud_sync.operator_cli"]
-ANY_PORT = "127.0.0.1:0"
 END_S = 60.0
 
 
 class Operator:
     """Somebody with a token and the publisher's keys, in front of one coordinator."""
 
-    def __init__(self, coordinator: Coordinator) -> None:
-        self.coordinator = coordinator
+    def __init__(self, town: Town) -> None:
+        self.town = town
 
     @property
     def env(self) -> dict[str, str]:
         """What `fleet` needs; the repository is named where a test means it."""
         return {
-            "HOLDFAST_COORDINATOR": self.coordinator.url,
-            "HOLDFAST_TOKEN_FILE": str(self.coordinator.data / "token"),
-            "HOLDFAST_KEYS": str(self.coordinator.publisher.keys),
+            "HOLDFAST_COORDINATOR": self.town.url,
+            "HOLDFAST_TOKEN_FILE": str(self.town.token_file),
+            "HOLDFAST_KEYS": str(self.town.publisher.keys),
             "HOLDFAST_REPO": "",
         }
 
     @property
     def repository(self) -> Path:
         """The publisher's repository."""
-        return self.coordinator.publisher.repository.folder
+        return self.town.publisher.repository.folder
 
     def run(self, *arguments: object, code: int = 0, **env: str) -> Result:
         """`fleet` with these arguments and its exit code checked."""
@@ -73,19 +72,3 @@ def ended(process: subprocess.Popen[str], code: int) -> str:
     out, err = process.communicate(timeout=END_S)
     assert process.returncode == code, err
     return out
-
-
-class SamePort(Coordinator):
-    """A coordinator that listens where it did before, when it is started again."""
-
-    http = ANY_PORT
-
-    def serve_command(self) -> list[str]:
-        """As of the first start, with the port that it had then."""
-        return [self.http if word == ANY_PORT else word for word in super().serve_command()]
-
-    def start(self) -> Coordinator:
-        """Start it, and return once it listens."""
-        super().start()
-        self.http = self.url.removeprefix("http://")
-        return self

@@ -31,7 +31,7 @@ def test_a_repository_is_read_where_it_is_named_unless_the_coordinator_is_typed(
         document = operator.document("snapshot", "list", *of_repository, **here)
         assert document["floors"] == {} and len(document["snapshots"]) == 2
     assert "manifest" in operator.document("snapshot", "show", "tiny@1.0.0", **here)
-    asked = ("--coordinator", operator.coordinator.url)
+    asked = ("--coordinator", operator.town.url)
     assert "floors" not in operator.document("snapshot", "list", *asked, **here)
     assert "manifest" not in operator.document("snapshot", "show", "tiny@1.0.0", *asked, **here)
     assert "floors" in operator.document("snapshot", "list", *asked, "--repo", repository)

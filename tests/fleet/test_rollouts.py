@@ -109,8 +109,8 @@ def test_following_outlives_a_restart_of_the_coordinator(operator: Operator, sce
         assert following.stderr is not None
         assert "has begun" in following.stderr.readline()
         assert "1 assigned" in following.stderr.readline()
-        operator.coordinator.stop()
-        operator.coordinator.start_and_connect()
+        operator.town.stop()
+        operator.town.restart()
         player.serve()
         out = ended(following, 0)
     assert f"{scene.model}@1.1.0, all, done: 1 done" in out

@@ -13,13 +13,14 @@ from pathlib import Path
 
 import pytest
 
+from cloud_sync.client.api import Coordinator
 from cloud_sync.publish.pack import Silence
 from cloud_sync.publish.repository import Repository
 from cloud_sync.publish.upload import Uploaded, upload
 from edge_agent.contract import limits
 from edge_agent.contract.errors import Corrupt, HoldfastError, Rejected, Unavailable
 from edge_agent.contract.reasons import Reason
-from tests.cloud.coordinator import Coordinator
+from tests.cloud.town import Town
 from tests.fleet.stand import Operator
 from tests.harness.broker import Broker
 from tests.publishing import Publisher
@@ -30,19 +31,19 @@ _numbers = count(1)
 
 
 @pytest.fixture(scope="module")
-def coordinator() -> Iterator[Coordinator]:
+def town() -> Iterator[Town]:
     """One publisher and its coordinator; each test has a model of its own."""
     with tempfile.TemporaryDirectory(prefix="hf-upload-") as name, Broker(Path(name) / "broker") as broker:
         publisher = Publisher(Path(name) / "publisher")
-        with Coordinator(Path(name) / "data", publisher, broker) as running:
+        with Town(Path(name) / "town", publisher, broker) as running:
             running.start()
             running.publish()
             yield running
 
 
 @pytest.fixture
-def publisher(coordinator: Coordinator) -> Publisher:
-    return coordinator.publisher
+def publisher(town: Town) -> Publisher:
+    return town.publisher
 
 
 @dataclass(frozen=True)
@@ -69,12 +70,12 @@ def model() -> Model:
     return Model(f"model-{number}", number)
 
 
-def send(running: Coordinator, publisher: Publisher, progress: Silence | None = None) -> Uploaded:
-    with running.client() as client:
+def send(running: Town, publisher: Publisher, progress: Silence | None = None) -> Uploaded:
+    with Coordinator(running.url, running.token_file) as client:
         return upload(publisher.repository, client, progress=progress)
 
 
-def refusal(running: Coordinator, publisher: Publisher) -> HoldfastError:
+def refusal(running: Town, publisher: Publisher) -> HoldfastError:
     """Why an upload is refused, which changed nothing of what the coordinator states."""
     before = stated(running)
     with pytest.raises(HoldfastError) as caught:
@@ -83,7 +84,7 @@ def refusal(running: Coordinator, publisher: Publisher) -> HoldfastError:
     return caught.value
 
 
-def stated(running: Coordinator) -> dict[str, bytes]:
+def stated(running: Town) -> dict[str, bytes]:
     """The signed files and manifests that devices would be given."""
     folder = running.data / "repository"
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.json")}
@@ -98,28 +99,28 @@ def copy_of(publisher: Publisher, folder: Path) -> Publisher:
 
 
 def test_all_of_a_repository_arrives_and_what_is_there_is_not_sent_again(
-    coordinator: Coordinator, publisher: Publisher, model: Model
+    town: Town, publisher: Publisher, model: Model
 ) -> None:
     model.publish(publisher)
-    done = send(coordinator, publisher)
+    done = send(town, publisher)
     assert (done.chunks, done.manifests) == (CHUNKS, 1)
     assert done.bytes == 5 * limits.CHUNK_BYTES + 400
-    theirs, ours = coordinator.data / "repository", publisher.repository.folder
+    theirs, ours = town.data / "repository", publisher.repository.folder
     for path in (*ours.glob("chunks/*"), *ours.glob("manifests/*/*"), ours / "coordinator.json"):
         assert (theirs / path.relative_to(ours)).read_bytes() == path.read_bytes()
     assert (theirs / "metadata/timestamp.json").read_bytes() == (ours / "metadata/timestamp.json").read_bytes()
-    again = send(coordinator, publisher)
+    again = send(town, publisher)
     assert (again.chunks, again.bytes, again.manifests) == (0, 0, 0)
     assert (again.snapshots, again.chunks_total) == (done.snapshots, done.chunks_total)
     model.publish(publisher, version="1.1.0", release=11)  # the same bytes under another version
-    more = send(coordinator, publisher)
+    more = send(town, publisher)
     assert (more.chunks, more.manifests, more.snapshots) == (0, 1, done.snapshots + 1)
 
 
 class StopsAfter(Silence):
     """A Progress that ends the coordinator when so many chunks have arrived."""
 
-    def __init__(self, running: Coordinator, chunks: int) -> None:
+    def __init__(self, running: Town, chunks: int) -> None:
         self.running, self.left = running, chunks
 
     def advance(self, done_bytes: int) -> None:
@@ -128,79 +129,73 @@ class StopsAfter(Silence):
             self.running.stop()
 
 
-def test_an_upload_that_broke_off_goes_on_where_it_ended(
-    coordinator: Coordinator, publisher: Publisher, model: Model
-) -> None:
+def test_an_upload_that_broke_off_goes_on_where_it_ended(town: Town, publisher: Publisher, model: Model) -> None:
     model.publish(publisher)
     with pytest.raises(Unavailable, match="cannot be reached") as caught:
-        send(coordinator, publisher, StopsAfter(coordinator, 4))
+        send(town, publisher, StopsAfter(town, 4))
     assert "run the same command again" in caught.value.next_step
-    coordinator.start()
-    listed = Operator(coordinator).document("snapshot", "list")["snapshots"]
+    town.restart()
+    listed = Operator(town).document("snapshot", "list")["snapshots"]
     assert model.name not in [row["name"] for row in listed]
-    assert send(coordinator, publisher).chunks == CHUNKS - 4
+    assert send(town, publisher).chunks == CHUNKS - 4
 
 
-def test_a_chunk_that_the_coordinator_lost_is_sent_again(
-    coordinator: Coordinator, publisher: Publisher, model: Model
-) -> None:
+def test_a_chunk_that_the_coordinator_lost_is_sent_again(town: Town, publisher: Publisher, model: Model) -> None:
     model.publish(publisher)
-    send(coordinator, publisher)
-    next((coordinator.data / "repository" / "chunks").iterdir()).unlink()
-    assert send(coordinator, publisher).chunks == 1
+    send(town, publisher)
+    next((town.data / "repository" / "chunks").iterdir()).unlink()
+    assert send(town, publisher).chunks == 1
 
 
 def test_a_version_that_the_coordinator_knows_with_other_bytes_is_refused_before_anything_is_sent(
-    coordinator: Coordinator, publisher: Publisher, model: Model, tmp_path: Path
+    town: Town, publisher: Publisher, model: Model, tmp_path: Path
 ) -> None:
     twin = copy_of(publisher, tmp_path / "twin")
     model.publish(publisher)
-    send(coordinator, publisher)
+    send(town, publisher)
     model.publish(twin, seed=1)
-    chunks = len(list((coordinator.data / "repository" / "chunks").iterdir()))
-    refused = refusal(coordinator, twin)
+    chunks = len(list((town.data / "repository" / "chunks").iterdir()))
+    refused = refusal(town, twin)
     assert refused.reason is Reason.VERSION_CONFLICT and f"{model.name}@1.0.0" in refused.message
-    told = Operator(coordinator).document("snapshot", "publish", "--all", "--repo", twin.repository.folder, code=1)
+    told = Operator(town).document("snapshot", "publish", "--all", "--repo", twin.repository.folder, code=1)
     assert told["reason"] == "version_conflict" and "new version" in told["next_step"]
-    assert len(list((coordinator.data / "repository" / "chunks").iterdir())) == chunks
+    assert len(list((town.data / "repository" / "chunks").iterdir())) == chunks
     raw = (twin.repository.folder / f"manifests/{model.name}/1.0.0.json").read_bytes()
-    with coordinator.client() as client, pytest.raises(Rejected) as caught:
+    with Coordinator(town.url, town.token_file) as client, pytest.raises(Rejected) as caught:
         client.put_manifest(model.name, "1.0.0", raw)  # who does not look first is told too
     assert caught.value.reason is Reason.VERSION_CONFLICT
 
 
 def test_an_older_state_of_the_repository_is_refused(
-    coordinator: Coordinator, publisher: Publisher, model: Model, tmp_path: Path
+    town: Town, publisher: Publisher, model: Model, tmp_path: Path
 ) -> None:
     model.publish(publisher)
     older = copy_of(publisher, tmp_path / "older")
     model.publish(publisher, version="1.1.0", release=11)
-    send(coordinator, publisher)
-    assert refusal(coordinator, older).reason is Reason.METADATA_ROLLBACK
+    send(town, publisher)
+    assert refusal(town, older).reason is Reason.METADATA_ROLLBACK
 
 
-def test_the_repository_of_another_publisher_is_refused(coordinator: Coordinator, model: Model, tmp_path: Path) -> None:
+def test_the_repository_of_another_publisher_is_refused(town: Town, model: Model, tmp_path: Path) -> None:
     stranger = Publisher(tmp_path / "stranger")
     model.publish(stranger)
-    assert refusal(coordinator, stranger).reason is Reason.SIGNATURE
+    assert refusal(town, stranger).reason is Reason.SIGNATURE
 
 
-def test_a_damaged_repository_publishes_nothing(
-    coordinator: Coordinator, publisher: Publisher, model: Model, tmp_path: Path
-) -> None:
+def test_a_damaged_repository_publishes_nothing(town: Town, publisher: Publisher, model: Model, tmp_path: Path) -> None:
     damaged = copy_of(publisher, tmp_path / "damaged")
     model.publish(damaged)
     new = {path.name for path in (damaged.repository.folder / "chunks").iterdir()}
     new -= {path.name for path in (publisher.repository.folder / "chunks").iterdir()}
     chunk = damaged.repository.folder / "chunks" / sorted(new)[0]
     chunk.write_bytes(bytes(chunk.stat().st_size))
-    assert isinstance(refusal(coordinator, damaged), Corrupt)
+    assert isinstance(refusal(town, damaged), Corrupt)
 
 
-def test_fresh_signatures_are_uploaded_alone(coordinator: Coordinator, publisher: Publisher) -> None:
-    before = stated(coordinator)["metadata/timestamp.json"]
-    send(coordinator, publisher)
+def test_fresh_signatures_are_uploaded_alone(town: Town, publisher: Publisher) -> None:
+    before = stated(town)["metadata/timestamp.json"]
+    send(town, publisher)
     publisher.refresh()
-    done = send(coordinator, publisher)
+    done = send(town, publisher)
     assert (done.chunks, done.manifests) == (0, 0)
-    assert stated(coordinator)["metadata/timestamp.json"] != before
+    assert stated(town)["metadata/timestamp.json"] != before
