@@ -7,6 +7,7 @@ import contextlib
 import re
 import socket
 from collections.abc import Callable
+from pathlib import Path
 
 import aiomqtt
 import pytest
@@ -121,3 +122,11 @@ def test_a_second_broker_in_the_same_folder_is_refused(own_broker: Broker) -> No
     with pytest.raises(AssertionError, match="a broker runs in"), Broker(own_broker.folder):
         pass
     assert is_alive(own_broker.pid)
+
+
+def test_a_broker_whose_port_is_taken_says_so(tmp_path: Path) -> None:
+    with socket.create_server((HOST, 0)) as other, pytest.raises(AssertionError, match="already in use"):
+        broker = Broker(tmp_path / "broker")
+        broker.port = other.getsockname()[1]
+        with broker:
+            pass
