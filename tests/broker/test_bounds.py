@@ -51,7 +51,7 @@ def test_a_packet_that_is_too_large_ends_its_sender_and_nobody_else(broker: Brok
     async def play() -> list[str]:
         async with line(broker, "d2", "coordinator") as (d2, coordinator):
             with pytest.raises(aiomqtt.MqttError):
-                # MQTT 3.1.1: a client that was not told the bound. It may not notice that it is cut off while it publishes
+                # MQTT 3.1.1: a client that was not told the bound; cut off while it publishes, it may not notice
                 async with as_user(broker, "d1", protocol=aiomqtt.ProtocolVersion.V311, timeout=2.0) as d1:
                     await d1.publish(topics.STATE.topic("d1"), bytes(limits.MQTT_PACKET_BYTES_MAX))
                     await topics_until(d1, "nothing")
