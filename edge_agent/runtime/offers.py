@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -63,6 +64,7 @@ class OfferDesk:
             device_type=config.device_type, engines=tuple(config.engines), models=frozenset(config.models)
         )
         self._open: dict[str, Offer] = {}
+        self._refusals: Counter[str] = Counter()  # by model, since something was taken
 
     def add_piece(self, offer: Offer, name: str, piece: bytes) -> None:
         """A piece of the evidence or of the manifest. Raises Rejected when it grows past its bound."""
@@ -142,8 +144,14 @@ class OfferDesk:
             raise kind(refusal.text, reason=refusal.reason)
 
     async def _remember_refusal(self, refusal: Rejected, manifest_raw: bytes, model: str, version: str) -> None:
-        """So that `status` shows it: digest and version are the offerer's words and are never relied on."""
+        """So that `status` shows it: digest and version are the offerer's words and are never relied on.
+
+        Each is a line in the journal and a report: whoever lies without an end must not push out the facts there.
+        """
         if model not in self._device.models or refusal.reason is None:
+            return
+        self._refusals[model] += 1
+        if self._refusals[model] > limits.REFUSALS_TOLD_MAX:
             return
         digest = hashlib.sha256(manifest_raw).hexdigest()
         words = "".join(c for c in version if c.isalnum() or c in ".+_-")[: limits.VERSION_CHARS_MAX] or "unknown"
@@ -180,6 +188,7 @@ class OfferDesk:
         elif known and known.damaged:
             await self._executor.post(ev.Repaired(manifest.name, verified.digest))
         self._open.pop(verified.digest, None)
+        self._refusals.pop(manifest.name, None)
         return verified
 
     def gone(self, offer: Offer) -> None:
