@@ -9,6 +9,7 @@ import argparse
 import fcntl
 import json
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -61,12 +62,18 @@ def up(place: Place, devices: int = DEVICES) -> int:
         print(place.document.read_text())
         return 0
     if noted:
-        say(f"there is a fleet that is not whole (ended: {', '.join(ended) or 'make up, before it was done'})")
+        why = f"ended: {', '.join(ended)}" if ended else "the last make up was cut off"
+        say(f"there is a fleet that is not whole ({why})")
         say("next step: make down, then make up")
         return 1
     shutil.rmtree(place.folder, ignore_errors=True)
     place.folder.mkdir(parents=True)
-    document = _start(place, devices)
+    try:
+        document = _start(place, devices)
+    except (AssertionError, OSError, subprocess.SubprocessError) as error:
+        say(f"it did not come up, and what was started is ended: {error}")
+        say(f"next step: see the logs below {place.folder}")
+        return 1
     made = place.document.with_suffix(".new")
     made.write_text(json.dumps(document, indent=2) + "\n")
     made.rename(place.document)
