@@ -90,7 +90,7 @@ reports = Table(
     Index("reports_of_device", "device_id", "id"),
 )
 
-# devices: a list of ids, or null for all that run the model.
+# devices: a list of ids, or null for all that run the model. refused_before: [[device, reason]].
 rollouts = Table(
     "rollouts",
     metadata,
@@ -104,6 +104,7 @@ rollouts = Table(
     Column("strategy", String, nullable=False),
     Column("kind", String, nullable=False),
     Column("devices", JSON),
+    Column("refused_before", JSON, nullable=False),
     Column("halted_device", String),
     Column("halted_reason", String),
 )

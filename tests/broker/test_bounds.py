@@ -118,7 +118,6 @@ def test_a_broker_that_was_ended_knows_its_users_and_nothing_else(own_broker: Br
 
 
 def test_a_second_broker_in_the_same_folder_is_refused(own_broker: Broker) -> None:
-    second = Broker(own_broker.folder)
-    with pytest.raises(AssertionError, match="a broker runs in"):
-        second.start()
+    with pytest.raises(AssertionError, match="a broker runs in"), Broker(own_broker.folder):
+        pass
     assert is_alive(own_broker.pid)

@@ -172,8 +172,8 @@ def cut(stage: Stage) -> None:
             under_way = any(earlier.at_unix_ms <= at_ms <= earlier.at_unix_ms + IN_FLIGHT_MS for at_ms in cuts_ms)
             assert under_way, f"a part was served again without having been under way at a cut: {earlier}"
         seen.append(
-            f"{len(parts)} parts served for {manifest.total_bytes() / 2**20:.1f} MiB; {len(again)} were under way at one"
-            f" of the {len(cuts_ms)} cuts and served again, no other part twice"
+            f"{len(parts)} parts served for {manifest.total_bytes() / 2**20:.1f} MiB; {len(again)} were under way at"
+            f" one of the {len(cuts_ms)} cuts and served again, no other part twice"
         )
 
 

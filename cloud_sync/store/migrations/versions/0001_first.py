@@ -72,6 +72,7 @@ def _wishes() -> None:
         *map(_number, ("generation", "created_unix_ms")),
         *map(_text, ("strategy", "kind")),
         sa.Column("devices", sa.JSON()),
+        sa.Column("refused_before", sa.JSON(), nullable=False),
         sa.Column("halted_device", sa.String()),
         sa.Column("halted_reason", sa.String()),
     )
