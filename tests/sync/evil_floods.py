@@ -93,8 +93,10 @@ def the_same_lie_again_and_again(stage: Stage) -> None:
         for number in range(OFFERS):
             assert offer(sync, stage.wanted, bytes(number + 1)) == "malformed"
             assert offer(sync, stage.wanted, encode_evidence(Evidence((), b"", b"", b"%d" % number))) != ""
+        logged_bytes = stage.agent.log_file.stat().st_size
         for _ in range(OFFERS):
             sync.ask("assignment", stage.taken)
+        assert stage.agent.log_file.stat().st_size == logged_bytes, "what is known already is no news"
         admin_answers(stage)
 
 
