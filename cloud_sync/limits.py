@@ -7,12 +7,13 @@ MIB = 1024 * KIB
 
 # ---- the fleet
 DEVICES_MAX = 20_000  # one process plans over all of them; more are turned away with a log line
-ROLLOUTS_MAX = 10_000  # superseded ones go first; a century of two a week
+ROLLOUTS_MAX = 2_000  # superseded ones go first; 20 years of two a week
 ROLLOUT_DEVICES_MAX = 5_000  # named one by one; "all devices" has no list
 NUMBER_TOLD_MAX = 2**48  # a device that tells a higher revision or generation lies: nobody gave so many
 OFFLINE_AFTER_S = 150.0  # two state documents (one a minute) and a bit: silence beyond means offline
 LIVENESS_LOOK_S = 5.0  # silence is noticed so much later at most
 PLAN_PAUSE_S = 0.2  # what happens within this time is planned for at once
+PLAN_PAUSE_RATIO = 4.0  # of the time that planning took: a large fleet leaves four fifths for everything else
 PLAN_ROUNDS_MAX = 16  # a plan that is carried out leads to no other after a few rounds, or it is a bug
 
 # ---- the database

@@ -78,6 +78,7 @@ class Uploads:
                 self._intake.take_metadata, evidence, memory.catalog, self._digests()
             )
             await note_snapshots(memory)
+        await self._planner.judge_all()
         await self._planner.plan_now()
         await self._planner.outbound.assignments(sorted(memory.records))  # a new epoch may make them count
         return web.json_response({"snapshots": len(memory.catalog.entries)})

@@ -9,6 +9,7 @@ from cloud_sync import limits
 from cloud_sync.coordinator.memory import Memory, now_unix_ms
 from cloud_sync.coordinator.planner import Planner
 from cloud_sync.core.fleet import Kind, Rollout, Strategy
+from cloud_sync.core.plan import refusals
 from cloud_sync.repository.catalog import Entry
 from edge_agent.contract.errors import Rejected, Unavailable
 from edge_agent.contract.reasons import Reason
@@ -42,21 +43,23 @@ class Intents:
             raise Rejected(f"{len(devices)} devices are named", reason=Reason.TOO_LARGE, next_step="Leave --device out")
         if len(self._memory.rollouts) > 2 * limits.ROLLOUTS_MAX:
             raise Unavailable("too many rollouts stand", next_step="Roll out to all devices: that replaces the others")
-        number = max((rollout.number for rollout in self._memory.rollouts), default=0) + 1
-        rollout = Rollout(
-            rollout_id=f"r{number}",
-            number=number,
-            model=model,
-            version=version,
-            digest=entry.digest,
-            generation=self._memory.generations.get(model, 0) + 1,
-            created_unix_ms=now_unix_ms(),
-            strategy=strategy,
-            kind=kind,
-            devices=None if devices is None else frozenset(devices),
-        )
-        await self._planner.add(rollout)
-        return rollout
+
+        def make(number: int) -> Rollout:
+            return Rollout(
+                rollout_id=f"r{number}",
+                number=number,
+                model=model,
+                version=version,
+                digest=entry.digest,
+                generation=self._memory.generations.get(model, 0) + 1,
+                created_unix_ms=now_unix_ms(),
+                strategy=strategy,
+                kind=kind,
+                devices=None if devices is None else frozenset(devices),
+                refused_before=refusals(self._memory.fleet(), model, entry.digest),
+            )
+
+        return await self._planner.add(make)
 
     def _snapshot(self, model: str, version: str) -> Entry:
         entries = self._memory.catalog.entries.values()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Protocol
 
 import structlog
@@ -14,7 +16,7 @@ from cloud_sync import limits
 from cloud_sync.coordinator.memory import Memory
 from cloud_sync.coordinator.records import Record
 from cloud_sync.core.fleet import Rollout
-from cloud_sync.core.plan import Action, Assign, HaltRollout, plan, superseded
+from cloud_sync.core.plan import Action, Assign, HaltRollout, plan, standing
 from cloud_sync.core.restored import ahead, renumbered
 from cloud_sync.store.devices import AssignmentRow, DeviceRow, write_assignment, write_device
 from cloud_sync.store.rollouts import (
@@ -63,11 +65,13 @@ class Planner:
             except TimeoutError:
                 pass  # time to look for silence
             self._wake.clear()
+            began_s = time.monotonic()
             try:
                 await self.plan_now()
             except HoldfastError as error:
                 log.error("plan_not_carried_out", error=str(error))
-            await asyncio.sleep(limits.PLAN_PAUSE_S)
+            took_s = time.monotonic() - began_s
+            await asyncio.sleep(max(limits.PLAN_PAUSE_S, limits.PLAN_PAUSE_RATIO * took_s))
 
     async def plan_now(self) -> None:
         """Carry out what is to be done now. Raises Unavailable or Corrupt when it cannot be committed."""
@@ -81,10 +85,11 @@ class Planner:
                 await self._carry_out(actions)
             raise Bug("a plan that was carried out leads to another one without end")
 
-    async def add(self, rollout: Rollout) -> None:
-        """Commit a new rollout, then what follows from it at once. Raises Unavailable or Corrupt."""
+    async def add(self, make: Callable[[int], Rollout]) -> Rollout:
+        """Commit a rollout, made with its number, then what follows from it at once. Raises Unavailable or Corrupt."""
         memory = self._memory
         async with self._lock:
+            rollout = make(max((one.number for one in memory.rollouts), default=0) + 1)
             spare = self._spare_rollouts(rollout)
 
             def write(connection: Connection) -> None:
@@ -100,6 +105,7 @@ class Planner:
                 version=rollout.version, strategy=rollout.strategy.value, kind=rollout.kind.value,
             )  # fmt: skip
         await self.plan_now()
+        return rollout
 
     def envelope(self, record: Record) -> bytes | None:
         """The signed assignment of a device; None when there is none that it could believe."""
@@ -115,24 +121,42 @@ class Planner:
 
     # ---- a database that is behind its devices
 
-    async def judge(self, record: Record, *, acknowledged: int = 0, committed: int = 0) -> None:
-        """Look whether this device is ahead of us: a sign of a restored backup, unless an operator went on since, or
-        an earlier coordinator gave it its numbers.
+    async def judge(self, record: Record, *, whole: bool = False) -> None:
+        """Look whether this device is ahead of us: a sign of a restored backup, unless an operator went on since.
+
+        whole: it has just told all its numbers; if they agree with ours, the next one that does not is a new sign.
         """
         memory = self._memory
         if memory.epoch == 0:
             return
-        told = record.told(acknowledged)
-        why = ahead(told, record.given(memory.epoch, memory.generations, committed))
-        in_line = record.row.resumes == memory.resumes
+        agreed = record.row.resumes == memory.resumes
+        why = ahead(record.told(), record.given(memory.epoch, memory.generations, agreed=agreed))
         if why is None:
-            if not in_line:
+            if whole and not agreed:
                 memory.heard(record, resumes=memory.resumes)
-        elif told.epoch < memory.epoch or (not in_line and memory.restored is None):
+        elif not agreed and memory.restored is None:
             log.warning("numbers_taken_over", device=record.row.device_id, why=why)
             await self._go_on_above([record], resumed=False)
         else:
             await memory.stop(record.row.device_id, why)
+
+    async def judge_reports(self, record: Record, *, acknowledged: int, committed: int) -> None:
+        """The same by the reports that the device was told to be committed; it sends the missing ones again."""
+        memory = self._memory
+        if memory.epoch == 0 or 0 < record.row.told_epoch < memory.epoch:
+            return
+        agreed = record.row.report_resumes == memory.resumes
+        if acknowledged <= committed:
+            if not agreed:
+                memory.heard(record, report_resumes=memory.resumes)
+        elif agreed or memory.restored is not None:
+            why = f"it was told that {acknowledged} reports are committed, this database has {committed}"
+            await memory.stop(record.row.device_id, why)
+
+    async def judge_all(self) -> None:
+        """Look at every device: a newly named coordinator knows its epoch only now."""
+        for record in list(self._memory.records.values()):
+            await self.judge(record)
 
     async def resume(self) -> None:
         """Accept the present database: go on above all that devices told. Raises Unavailable or Corrupt."""
@@ -147,6 +171,8 @@ class Planner:
         async with self._lock:
             told: dict[str, int] = {}
             for record in records:
+                if record.row.told_epoch != memory.epoch:
+                    continue  # an earlier coordinator's numbers
                 for model, generation in record.generations().items():
                     told[model] = max(told.get(model, 0), generation)
             new = renumbered(memory.rollouts, memory.generations, told)
@@ -226,7 +252,10 @@ class Planner:
         too_many = len(rollouts) - limits.ROLLOUTS_MAX
         if too_many <= 0:
             return []
-        return [rollout for rollout in rollouts if superseded(rollout, rollouts)][:too_many]
+        needed = {rollout.rollout_id for rollout in standing(rollouts)}
+        given = {(m, t.generation) for one in self._memory.records.values() for m, t in one.assigned.models.items()}
+        spare = (r for r in rollouts if r.rollout_id not in needed and (r.model, r.generation) not in given)
+        return list(islice(spare, too_many))
 
 
 def _moved(record: Record, moved: dict[tuple[str, int], int], above: bool) -> AssignmentRow:

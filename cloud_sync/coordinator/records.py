@@ -23,6 +23,8 @@ class Record:
     assigned: AssignmentRow = NOTHING_ASSIGNED
     entitled: set[str] = field(default_factory=set)
     lost_reports: int = 0
+    _seen: tuple[object, ...] = ()
+    _device: Device | None = None
 
     @classmethod
     def restored(cls, row: DeviceRow, heard_s: float, lost_reports: int) -> Record:
@@ -34,7 +36,13 @@ class Record:
         return cls(row, heard_s, state, lost_reports=lost_reports)
 
     def device(self, epoch: int) -> Device:
-        """As planning sees it."""
+        """As planning sees it; the same object while nothing has changed, for there are many."""
+        seen = (self.row, self.state, self.assigned, self.heard_s, epoch)
+        if self._device is None or any(a is not b for a, b in zip(seen, self._seen, strict=True)):
+            self._seen, self._device = seen, self._made(epoch)
+        return self._device
+
+    def _made(self, epoch: int) -> Device:
         slots = {} if self.state is None else {name: _slot(slot) for name, slot in self.state.models.items()}
         return Device(
             device_id=self.row.device_id,
@@ -54,13 +62,17 @@ class Record:
             return {}
         return {name: slot.assigned.generation for name, slot in self.state.models.items() if slot.assigned}
 
-    def told(self, acknowledged: int = 0) -> Told:
+    def told(self) -> Told:
         """What it says to have had."""
-        return Told(self.row.told_epoch, self.row.told_revision, self.generations(), acknowledged)
+        return Told(self.row.told_epoch, self.row.told_revision, self.generations())
 
-    def given(self, epoch: int, generations: dict[str, int], committed: int = 0) -> Given:
-        """What it was given."""
-        return Given(epoch, self.assigned.revision, generations, committed)
+    def given(self, epoch: int, generations: dict[str, int], *, agreed: bool) -> Given:
+        """What it was given. generations: the highest of each model. agreed: its numbers were in line with ours lately,
+        so that of a slot that is not in the assignment that it has taken it tells what an earlier coordinator gave.
+        """
+        has_it = self.row.told_revision == self.assigned.revision
+        compared = (self.assigned.models if has_it else {}) if agreed else self.generations()
+        return Given(epoch, self.assigned.revision, {model: generations.get(model, 0) for model in compared})
 
 
 def _slot(slot: SlotState) -> Slot:
@@ -69,5 +81,6 @@ def _slot(slot: SlotState) -> Slot:
         candidate=slot.candidate.digest if slot.candidate else None,
         phase=slot.candidate.phase if slot.candidate else "",
         generation=slot.assigned.generation if slot.assigned else 0,
+        held=slot.assigned.held if slot.assigned else False,
         turned_away=tuple(Turned(t.digest, t.reason, t.blocked) for t in slot.turned_away),
     )

@@ -45,13 +45,15 @@ class Turned:
 class Slot:
     """One model on a device, as last told. generation: of the assignment that the slot has taken, 0 = none.
 
-    active: digest of what serves, None = nothing. candidate: digest of what is being brought in.
+    active: digest of what serves, None = nothing. candidate: digest of what is being brought in. held: somebody on the
+    device chose otherwise since.
     """
 
     active: str | None = None
     candidate: str | None = None
     phase: str = ""
     generation: int = 0
+    held: bool = False
     turned_away: tuple[Turned, ...] = ()
 
 
@@ -88,7 +90,11 @@ class Halt:
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """An operator's wish. number: its place in time. devices: None = every device that runs the model, now or later."""
+    """An operator's wish. number: its place in time. devices: None = every device that runs the model, now or later.
+
+    refused_before: (device, reason) of those that had refused the same snapshot when it was wished again: devices tell
+    of a refusal once, so that one says nothing about this rollout.
+    """
 
     rollout_id: str
     number: int
@@ -101,6 +107,7 @@ class Rollout:
     kind: Kind = Kind.ROLLOUT
     devices: frozenset[str] | None = None
     halted: Halt | None = None
+    refused_before: frozenset[tuple[str, str]] = frozenset()
 
     def target(self) -> Target:
         """What it assigns."""

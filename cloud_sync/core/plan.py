@@ -51,7 +51,7 @@ Action = Assign | HaltRollout
 
 def plan(fleet: Fleet, rollouts: Iterable[Rollout], now_s: float) -> tuple[Action, ...]:
     """What has to be done now; nothing when everything is as wanted. Order: halts, then devices by id."""
-    newest_first = sorted(rollouts, key=lambda rollout: -rollout.number)
+    newest_first = sorted(counting(rollouts), key=lambda rollout: -rollout.number)
     halts: list[HaltRollout] = []
     turns: dict[str, frozenset[str]] = {}
     for rollout, members in governed(fleet, newest_first):
@@ -73,25 +73,44 @@ def plan(fleet: Fleet, rollouts: Iterable[Rollout], now_s: float) -> tuple[Actio
 def governed(fleet: Fleet, newest_first: Sequence[Rollout]) -> Iterable[tuple[Rollout, tuple[Device, ...]]]:
     """Each rollout with the devices for which it is the newest one of its model, by id."""
     taken: dict[str, set[str]] = {}
-    devices = [device for _, device in sorted(fleet.devices.items())]
     for rollout in newest_first:
         above = taken.setdefault(rollout.model, set())
+        named = fleet.devices if rollout.devices is None else rollout.devices & fleet.devices.keys()
+        devices = (fleet.devices[device_id] for device_id in sorted(named))
         members = tuple(d for d in devices if rollout.covers(d) and d.device_id not in above)
         above.update(device.device_id for device in members)
         yield rollout, members
 
 
-def superseded(rollout: Rollout, rollouts: Iterable[Rollout]) -> bool:
-    """Whether newer rollouts speak of every device that this one could ever reach."""
-    newer = [other for other in rollouts if other.model == rollout.model and other.number > rollout.number]
-    if any(other.devices is None for other in newer):
-        return True
-    if rollout.devices is None:
-        return False
-    named: set[str] = set()
-    for other in newer:
-        named |= other.devices or frozenset()
-    return rollout.devices <= named
+def standing(rollouts: Iterable[Rollout]) -> tuple[Rollout, ...]:
+    """Those that are not superseded, oldest first: newer ones do not speak of all devices that they speak of."""
+    return _uncovered(rollouts, frozenset(Strategy))
+
+
+def counting(rollouts: Iterable[Rollout]) -> tuple[Rollout, ...]:
+    """Those that may still give a device its target, oldest first: superseded ones too, if the newer one goes one
+    by one and may never reach everybody.
+    """
+    return _uncovered(rollouts, frozenset({Strategy.ALL}))
+
+
+def _uncovered(rollouts: Iterable[Rollout], covering: frozenset[Strategy]) -> tuple[Rollout, ...]:
+    """Without those of whose devices newer ones with such a strategy speak too."""
+    closed: set[str] = set()
+    named: dict[str, set[str]] = {}
+    found: list[Rollout] = []
+    for rollout in sorted(rollouts, key=lambda one: -one.number):
+        above = named.setdefault(rollout.model, set())
+        if rollout.model in closed or (rollout.devices is not None and rollout.devices <= above):
+            continue
+        found.append(rollout)
+        if rollout.strategy not in covering:
+            continue
+        if rollout.devices is None:
+            closed.add(rollout.model)
+        else:
+            above |= rollout.devices
+    return tuple(reversed(found))
 
 
 def reached(rollout: Rollout, device: Device) -> bool:
@@ -111,9 +130,23 @@ def failure(rollout: Rollout, device: Device) -> Halt | None:
     if slot is None or slot.generation != rollout.generation:
         return None
     for turned in slot.turned_away:
-        if turned.digest == rollout.digest and (turned.blocked or turned.reason in JUDGED):
+        told_before = (device.device_id, turned.reason) in rollout.refused_before
+        if turned.digest == rollout.digest and (turned.blocked or (turned.reason in JUDGED and not told_before)):
             return Halt(device.device_id, turned.reason)
+    if slot.held and slot.active != rollout.digest:
+        return Halt(device.device_id, Reason.OPERATOR)
     return None
+
+
+def refusals(fleet: Fleet, model: str, digest: str) -> frozenset[tuple[str, str]]:
+    """(device, reason) of every refusal of this snapshot that is told now: of one that is wished again, old news."""
+    return frozenset(
+        (device_id, turned.reason)
+        for device_id, device in fleet.devices.items()
+        if model in device.slots
+        for turned in device.slots[model].turned_away
+        if turned.digest == digest and not turned.blocked
+    )
 
 
 def _step(rollout: Rollout, members: Sequence[Device], now_s: float) -> tuple[frozenset[str], Halt | None]:

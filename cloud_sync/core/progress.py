@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from cloud_sync.core.fleet import Device, Fleet, Halt, Rollout, Strategy
-from cloud_sync.core.plan import confirmed, failure, governed, reached, superseded
+from cloud_sync.core.plan import confirmed, failure, governed, reached, standing
 
 
 class Stage(StrEnum):
@@ -54,12 +54,11 @@ _STAGE_OF_PHASE = {
 
 def progress(fleet: Fleet, rollouts: Iterable[Rollout], now_s: float) -> Mapping[str, Progress]:
     """The progress of every rollout, by its id."""
-    newest_first = sorted(rollouts, key=lambda rollout: -rollout.number)
-    told: dict[str, Progress] = {}
-    for rollout, members in governed(fleet, newest_first):
+    rollouts = tuple(rollouts)
+    told = {one.rollout_id: Progress(Whole.SUPERSEDED, one.halted, {}) for one in rollouts}
+    for rollout, members in governed(fleet, standing(rollouts)[::-1]):
         stages = {device.device_id: stage(rollout, device, now_s) for device in members}
-        state, halted = _whole(rollout, members, stages, superseded(rollout, newest_first))
-        told[rollout.rollout_id] = Progress(state, halted, stages)
+        told[rollout.rollout_id] = Progress(*_whole(rollout, members, stages), stages)
     return told
 
 
@@ -80,14 +79,10 @@ def stage(rollout: Rollout, device: Device, now_s: float) -> Stage:
     return Stage.ASSIGNED
 
 
-def _whole(
-    rollout: Rollout, members: Iterable[Device], stages: Mapping[str, Stage], passed: bool
-) -> tuple[Whole, Halt | None]:
+def _whole(rollout: Rollout, members: Iterable[Device], stages: Mapping[str, Stage]) -> tuple[Whole, Halt | None]:
     """A device that is offline keeps a rollout from being done only while nobody else is; one more that appears later
     makes it run again. What reaches all devices at once is called halted when some failed and nothing else can come.
     """
-    if passed:
-        return Whole.SUPERSEDED, rollout.halted
     if rollout.halted is not None:
         return Whole.HALTED, rollout.halted
     present = {one for one in stages.values() if one is not Stage.OFFLINE}

@@ -99,27 +99,29 @@ class Line:
             if envelope is not None:  # made here, with nothing awaited before it is queued: never an older one later
                 await self._publish(topics.ASSIGNMENT, device_id, envelope)
 
-    async def got(self, device_id: str, answer: Answer) -> None:
-        """Answer a request for a part, with its own correlation data."""
+    async def got(self, device_id: str, answer: Answer) -> bool:
+        """Answer a request for a part, with its own correlation data; whether the broker has it."""
         properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
         properties.MessageExpiryInterval = topics.GOT.expiry_s
         properties.UserProperty = list(answer.words)
         if answer.correlation is not None:
             properties.CorrelationData = answer.correlation
-        await self._publish(topics.GOT, device_id, answer.content, properties)
+        return await self._publish(topics.GOT, device_id, answer.content, properties)
 
     async def _publish(
         self, channel: Channel, device_id: str, payload: bytes, properties: Properties | None = None
-    ) -> None:
+    ) -> bool:
         client = self._client
         if client is None:
-            return
+            return False
         try:
             await client.publish(
                 channel.topic(device_id), payload, qos=channel.qos, retain=channel.retain, properties=properties
             )
         except (MqttError, ValueError) as error:
             log.warning("not_published", channel=channel.name, device=device_id, error=str(error))
+            return False
+        return True
 
     # ---- coming in
 

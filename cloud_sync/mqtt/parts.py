@@ -34,7 +34,7 @@ class Answer:
     correlation: bytes | None
 
 
-Send = Callable[[str, Answer], Awaitable[None]]
+Send = Callable[[str, Answer], Awaitable[bool]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,14 +99,14 @@ class Parts:
         words = [(STATUS, str(part.status))]
         if part.status == OK:
             words.append((TOTAL_BYTES, str(part.total_bytes)))
-        await asked.send(asked.device_id, Answer(part.content, tuple(words), asked.correlation))
+        sent = await asked.send(asked.device_id, Answer(part.content, tuple(words), asked.correlation))
         self._metrics.parts.labels(str(part.status)).inc()
-        if part.status == OK and get is not None:
+        if part.status == OK and get is not None and sent:
             self._metrics.part_bytes.inc(len(part.content))
             if len(self._memory.parts) < limits.SERVED_PARTS_WAITING_MAX:
                 served = ServedPart(asked.device_id, get.name, get.offset, len(part.content), now_unix_ms())
                 self._memory.parts.append(served)
-        else:
+        elif part.status != OK:
             log.warning("part_refused", device=asked.device_id, status=part.status, name=get.name if get else None)
 
     def _part(self, device_id: str, get: Get) -> Part:

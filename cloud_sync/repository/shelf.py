@@ -6,9 +6,12 @@ hashed whole, and a damaged one is not handed out.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
+
+import structlog
 
 from cloud_sync import limits
 from cloud_sync.publish.coordinator import read_coordinator
@@ -19,6 +22,8 @@ from edge_agent.contract.canonical import sha256_hex
 from edge_agent.contract.errors import HoldfastError
 from edge_agent.contract.manifest import parse_manifest
 from edge_agent.contract.transfer import Get, Kind
+
+log = structlog.get_logger()
 
 OK, FORBIDDEN, NOT_THERE, BEYOND, LATER = 200, 403, 404, 416, 503
 
@@ -83,17 +88,23 @@ class Shelf:
         kept = self._remembered(sha256)
         if kept is not None:
             return kept
-        try:
-            with (self._repository.folder / "chunks" / sha256).open("rb") as stream:
-                raw = stream.read(contract_limits.CHUNK_BYTES + 1)
-        except FileNotFoundError:
-            return Part(NOT_THERE)
-        except OSError:
-            return Part(LATER)
-        if sha256_hex(raw) != sha256:
-            return Part(LATER)  # the publisher can upload it again
-        self._remember(sha256, raw)
-        return raw
+        path = self._repository.folder / "chunks" / sha256
+        for _ in range(2):  # a second look: it may just have been replaced by a good one
+            try:
+                with path.open("rb") as stream:
+                    raw = stream.read(contract_limits.CHUNK_BYTES + 1)
+            except FileNotFoundError:
+                return Part(NOT_THERE)
+            except OSError as error:
+                log.error("chunk_unreadable", chunk=sha256, error=str(error))
+                return Part(LATER)
+            if sha256_hex(raw) == sha256:
+                self._remember(sha256, raw)
+                return raw
+        log.error("chunk_damaged", chunk=sha256, next_step="Upload it again: fleet snapshot publish --all")
+        with contextlib.suppress(OSError):
+            path.unlink()  # so that the next upload is told that it is missing
+        return Part(LATER)
 
     def _chunks(self, digest: str, catalog: Catalog) -> frozenset[str]:
         with self._lock:

@@ -26,6 +26,7 @@ def all_rollouts(connection: Connection) -> list[Rollout]:
             strategy=Strategy(row.strategy),
             kind=Kind(row.kind),
             devices=None if row.devices is None else frozenset(row.devices),
+            refused_before=frozenset((device, reason) for device, reason in row.refused_before),
             halted=None if row.halted_device is None else Halt(row.halted_device, row.halted_reason),
         )
         for row in connection.execute(select(rollouts).order_by(rollouts.c.number))
@@ -45,6 +46,7 @@ def write_rollout(connection: Connection, rollout: Rollout) -> None:
         "strategy": rollout.strategy.value,
         "kind": rollout.kind.value,
         "devices": None if rollout.devices is None else sorted(rollout.devices),
+        "refused_before": sorted(list(pair) for pair in rollout.refused_before),
         "halted_device": halted.device_id if halted else None,
         "halted_reason": halted.reason if halted else None,
     }

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -56,7 +56,7 @@ class Agent:
         self.state_dir = folder / "state"
         self.config_file = folder / "agent.toml"
         self.log_file = folder / "agent.log"
-        self._process: subprocess.Popen[bytes] | _Forked | None = None
+        self._process: subprocess.Popen[bytes] | Forked | None = None
         self._port: int | None = None
         self.forked = False  # start from a server that has imported the runtime already: the same code, much sooner
         self.detached = False  # it is to outlive this process, in a session of its own
@@ -86,7 +86,7 @@ class Agent:
     def start(self) -> Agent:
         """Start the runtime; it is not ready yet."""
         if self.forked:
-            self._process = _Forked(self.config_file, self.log_file)
+            self._process = Forked(run_in_fork, self.config_file, self.log_file)
             return self
         with self.log_file.open("ab") as log:
             self._process = subprocess.Popen(
@@ -232,13 +232,16 @@ class Agent:
         return "\n".join(self.log_file.read_text(errors="replace").splitlines()[-lines:])
 
 
-class _Forked:
-    """A runtime forked from a server that has imported it: a real process of its own, with Popen's verbs."""
+class Forked:
+    """A process forked from a server that has imported the product: a real one of its own, with Popen's verbs.
 
-    def __init__(self, config_file: Path, log_file: Path) -> None:
+    run: what it does, with these arguments. preload: more modules that the server imports, if it does not run yet.
+    """
+
+    def __init__(self, run: Callable[..., None], *arguments: Any, preload: Sequence[str] = ()) -> None:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["edge_agent.cli", "edge_agent.runtime.app"])
-        self._child = context.Process(target=run_in_fork, args=(config_file, log_file))
+        context.set_forkserver_preload(["edge_agent.cli", "edge_agent.runtime.app", *preload])
+        self._child = context.Process(target=run, args=arguments)
         self._child.start()
 
     @property

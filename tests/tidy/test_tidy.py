@@ -36,17 +36,19 @@ def test_nothing_large_is_kept(sources: list[Source]) -> None:
     assert not large, "generated or large files do not belong into the repository"
 
 
-def test_core_brings_nothing_of_the_world_with_it() -> None:
+@pytest.mark.parametrize(("package", "lives"), [("edge_agent.core", "lifecycle"), ("cloud_sync.core", "plan")])
+def test_core_brings_nothing_of_the_world_with_it(package: str, lives: str) -> None:
     """In a fresh interpreter: what its imports import counts as well."""
     script = (
         "import sys; sys.path.insert(0, sys.argv[1]); import importlib, pkgutil\n"
-        "import edge_agent.core as core\n"
-        "[importlib.import_module('edge_agent.core.' + m.name) for m in pkgutil.iter_modules(core.__path__)]\n"
+        "core = importlib.import_module(sys.argv[2])\n"
+        "[importlib.import_module(f'{sys.argv[2]}.{m.name}') for m in pkgutil.iter_modules(core.__path__)]\n"
         "print(*sorted(sys.modules))"
     )
-    done = subprocess.run([sys.executable, "-I", "-c", script, ROOT], capture_output=True, text=True, check=True)
+    command = [sys.executable, "-I", "-c", script, str(ROOT), package]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     loaded = set(done.stdout.split())
-    assert "edge_agent.core.lifecycle" in loaded
+    assert f"{package}.{lives}" in loaded
     world = {
         "asyncio",
         "random",
@@ -60,5 +62,5 @@ def test_core_brings_nothing_of_the_world_with_it() -> None:
         "logging",
     }
     assert loaded & world == set()
-    rooms = {name.split(".")[1] for name in loaded if name.startswith("edge_agent.")}
-    assert rooms == {"contract", "core"}
+    rooms = {name.split(".")[1] for name in loaded if name.startswith(("edge_agent.", "cloud_sync."))}
+    assert rooms <= {"contract", "core", "limits"}
