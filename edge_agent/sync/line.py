@@ -26,6 +26,8 @@ from edge_agent.sync.tally import Tally
 
 log = structlog.get_logger()
 
+ENDED_EARLY = "the broker ended the connection at once (with TLS: it may not trust this device's certificate)"
+LOOK_S = 0.1
 KEEPALIVE_S = 30  # a link that died without a word is noticed after 45 s at the latest, by both sides
 ANSWER_S = 10.0  # of the broker, to anything that it acknowledges
 RECEIVE_MAX = 16  # unacknowledged messages from the broker; assignments and acknowledgements are few
@@ -155,13 +157,13 @@ class Line:
     async def _connected(self, will: Will, talk: Callable[[str], Awaitable[None]]) -> None:
         client = self._new_client(will)
         try:
-            async with client:
-                await self._subscribe(client)
-                log.info("line_up", connection=will.connection_id)
-                self._client = client
-                self._on_link(True, "")
-                self.up.set()
-                await _first_of(talk(will.connection_id), _until_ended(client))
+            await _open(client)
+            await self._subscribe(client)
+            log.info("line_up", connection=will.connection_id)
+            self._client = client
+            self._on_link(True, "")
+            self.up.set()
+            await _first_of(talk(will.connection_id), _until_ended(client))
         finally:
             self._client = None
             self.up.clear()
@@ -230,6 +232,24 @@ class _Inbox(asyncio.Queue[aiomqtt.Message]):
         self._take(item)
 
 
+async def _open(client: aiomqtt.Client) -> None:
+    """Connect. Raises MqttError. A connection that ends before the broker said anything is noticed here: aiomqtt would
+    wait for the whole time-out, and not know why.
+    """
+    opening = asyncio.create_task(client.__aenter__())
+    try:
+        while not opening.done():  # bounded by the client's own time-outs
+            await asyncio.wait((opening,), timeout=LOOK_S)
+            had_socket, has_socket = client._misc_task is not None, client._client.socket() is not None
+            waiting = not (opening.done() or client._connected.done())
+            if waiting and had_socket and not has_socket:
+                raise aiomqtt.MqttError(ENDED_EARLY)
+    finally:
+        opening.cancel()
+        await asyncio.gather(opening, return_exceptions=True)
+    opening.result()
+
+
 async def _until_ended(client: aiomqtt.Client) -> None:
     async for _ in client.messages:  # never one: see _Inbox. It raises MqttError when the connection ends
         pass
@@ -250,10 +270,10 @@ async def _first_of(*coroutines: Any) -> None:
 
 
 def _hang_up(client: aiomqtt.Client) -> None:
-    """A client whose connecting or ending timed out keeps its socket, and would answer to our name: cut it off."""
-    sock = client._client.socket()
-    if sock is not None:
-        client._client.disconnect()
+    """End it without a goodbye, so that the last will is said. A client whose connecting timed out keeps its socket,
+    and would answer to our name.
+    """
+    if client._client.socket() is not None:
         client._client._sock_close()
 
 

@@ -35,7 +35,7 @@ log = structlog.get_logger()
 EVERY_S = 6 * 3600.0  # a publisher's timestamp is good for days; this is how soon a revocation is heard of
 RETRY_BASE_S = 5.0
 RETRY_CAP_S = 600.0
-ASKED_PAUSE_S = 10.0  # a stream of refused documents is no stream of refreshes
+ASKED_PAUSE_S = 5.0  # a stream of refused documents is no stream of refreshes
 
 
 class MetadataKeeper:

@@ -46,10 +46,11 @@ class ScriptedRuntime:
         self.links: list[tuple[bool, str]] = []
         self.verbs: list[str] = []
         self.acknowledged = 0
+        self.revision = 2
         self.outbox: list[Report] = []
         self.refuse: Callable[[str, Header, bytes], HoldfastError | None] = lambda _op, _header, _payload: None
         self._seen = 1
-        self.state_number = 0
+        self._state_number = 0
         self._changed = threading.Condition()
         self._connections: list[socket.socket] = []
         self._listener: socket.socket | None = None
@@ -129,7 +130,7 @@ class ScriptedRuntime:
         return {
             "device_id": DEVICE, "device_type": "x86_64", "models": ["tiny"], "engines": ["numpy"],
             "agent_version": "0.1.0", "incarnation": INCARNATION, "acknowledged": self.acknowledged,
-            "epoch": 1, "revision": 2,
+            "epoch": 1, "revision": self.revision,
         }, b""  # fmt: skip
 
     def _do_kept_metadata(self, _documents: Any, header: Header, _payload: bytes) -> tuple[Header, bytes]:
@@ -160,8 +161,8 @@ class ScriptedRuntime:
             return {"seen": self._seen, "outbox": len(self.outbox)}, b""
 
     def _do_state(self, _documents: Any, header: Header, _payload: bytes) -> tuple[Header, bytes]:
-        self.state_number += 1
-        state = DeviceState(DEVICE, header["connection_id"], self.state_number, 0, "0.1.0", 1, 2, None, {})
+        self._state_number += 1
+        state = DeviceState(DEVICE, header["connection_id"], self._state_number, 0, "0.1.0", 1, self.revision, None, {})
         raw = canonical.encode(state)
         return {"digest": canonical.sha256_hex(raw)}, raw
 

@@ -77,10 +77,17 @@ def test_a_chunk_that_is_not_what_its_name_says_is_not_offered(stand: Stand, pub
     name = max(name for kind, name in stand.coordinator.things if kind is Kind.CHUNK)
     right = stand.coordinator.things[Kind.CHUNK, name]
     stand.coordinator.things[Kind.CHUNK, name] = right[:-1] + bytes([right[-1] ^ 1])
+    offered: list[str] = []
+
+    def note(op: str, header: dict[str, str], _payload: bytes) -> None:
+        if op == "offer_chunk":
+            offered.append(header["sha256"])
+
+    stand.runtime.refuse = note
     stand.runtime.want(digest, "1.0.0")
     stand.start()
-    stand.until(lambda: "chunk_mismatch" in stand.log(), "it is noticed here")
-    assert name not in stand.runtime.chunks
+    stand.until(lambda: "chunk_mismatch" in stand.log(), "it is noticed")
+    assert name not in offered, "here, and not by the runtime"
     stand.coordinator.things[Kind.CHUNK, name] = right
     stand.coordinator.say(topics.ASSIGNMENT, b"try it now")
     stand.until(lambda: stand.runtime.offered == [digest], "it is tried again")

@@ -9,7 +9,11 @@ from edge_agent.contract.canonical import sha256_hex
 from edge_agent.contract.errors import HoldfastError, Rejected, Unavailable
 from edge_agent.contract.presence import CoordinatorHere
 from edge_agent.contract.reasons import Reason
+from tests.publishing import Publisher
+from tests.samples import a_manifest
 from tests.sync.stand import Stand
+
+SMALL = {"model.json": b"program", "golden/x.npy": b"inputs", "golden/y.npy": b"outputs"}
 
 
 def test_a_connecting_device_says_hello_presence_and_state(stand: Stand) -> None:
@@ -49,7 +53,11 @@ def test_a_retained_assignment_is_taken_without_any_coordinator(stand: Stand) ->
     stand.until(lambda: stand.runtime.assignments == [b"retained"], "the runtime has it")
 
 
-def test_an_assignment_refused_for_its_signature_is_put_again_with_newer_metadata(stand: Stand) -> None:
+def test_an_assignment_refused_for_its_signature_is_put_again_with_newer_metadata(
+    stand: Stand, publisher: Publisher
+) -> None:
+    publisher.publish_manifest(a_manifest(), SMALL)
+    stand.coordinator.serve_repository(publisher.repository.folder)
     named: list[bytes] = []
 
     def refuse(op: str, _header: object, _payload: bytes) -> HoldfastError | None:
@@ -90,17 +98,16 @@ def test_an_assignment_that_came_while_the_runtime_was_away_is_put_to_the_next_o
 
 
 def test_changes_of_state_are_told_few_at_a_time_and_the_last_one_for_certain(stand: Stand) -> None:
-    stand.start().connected()
-    for _ in range(100):
+    stand.start()
+    stand.until(lambda: stand.coordinator.heard["state"], "it tells its state")
+    for revision in range(100, 200):
+        stand.runtime.revision = revision
         stand.runtime.change()
-    stand.runtime.report()
-    stand.until(lambda: stand.coordinator.heard["reports"], "the runtime's changes are noticed")
-    last = stand.runtime.state_number
 
-    def settled() -> bool:
-        return bool(stand.coordinator.documents(topics.STATE)[-1].number >= last)
+    def newest() -> bool:
+        return bool(stand.coordinator.documents(topics.STATE)[-1].revision == 199)
 
-    stand.until(settled, "the newest state is told")
+    stand.until(newest, "the newest state is told", 10.0)
     assert len(stand.coordinator.heard["state"]) < 20
 
 
