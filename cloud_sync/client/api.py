@@ -59,6 +59,10 @@ class Coordinator(AbstractContextManager["Coordinator"]):
         """Whether the token travels unencrypted over a network."""
         return self._transport.is_plain
 
+    def health(self) -> Told[said.Health]:
+        """How it is itself: connected to the broker, planning or not."""
+        return self._ask(said.Health, "GET", "/health")
+
     def snapshots(self) -> Told[said.Snapshots]:
         """What is published there."""
         return self._ask(said.Snapshots, "GET", "/v1/snapshots")

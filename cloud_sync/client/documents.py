@@ -148,6 +148,21 @@ class Planning(Struct, frozen=True):
     stopped: str | None
 
 
+class Broker(Struct, frozen=True):
+    """Whether the coordinator is connected to it, and since when."""
+
+    connected: bool
+    since_unix_ms: int | None = None
+
+
+class Health(Struct, frozen=True):
+    """How the coordinator itself is."""
+
+    status: str
+    broker: Broker
+    planning: Planning
+
+
 class Resumed(Struct, frozen=True):
     """The answer to `resume`."""
 

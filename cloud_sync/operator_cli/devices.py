@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from cloud_sync.client.documents import Device, Ref, Report, Slot
+from cloud_sync.client.documents import Device, Health, Ref, Report, Slot
 from cloud_sync.operator_cli.options import (
     connect,
     coordinator_options,
@@ -21,7 +21,7 @@ from cloud_sync.operator_cli.options import (
     json_option,
     speaks_of_errors,
 )
-from cloud_sync.operator_cli.output import cell, emit, plain_table
+from cloud_sync.operator_cli.output import cell, emit, note, plain_table
 from edge_agent.contract.reasons import reason_from_word
 
 
@@ -38,12 +38,15 @@ def devices_list(coordinator_url: str, token_file: Path, as_json: bool) -> None:
     """Every device: when it was heard, what serves, what is on its way, and what it turned away with its reason."""
     with connect(coordinator_url, token_file) as coordinator:
         told = coordinator.devices()
+        health = coordinator.health()
+    note_health(health.view)
 
     def text(console: Console) -> None:
         _print_devices(console, told.view.devices, told.at_unix_ms)
         _print_troubles(console, told.view.devices)
 
-    emit({**told.document, "coordinator_unix_ms": told.at_unix_ms}, as_json=as_json, text=text)
+    document = {**told.document, "coordinator_unix_ms": told.at_unix_ms, "coordinator": health.document}
+    emit(document, as_json=as_json, text=text)
 
 
 @devices.command("show")
@@ -66,6 +69,14 @@ def devices_show(device_id: str, coordinator_url: str, token_file: Path, as_json
         _print_reports(console, device.reports)
 
     emit({**told.document, "coordinator_unix_ms": told.at_unix_ms}, as_json=as_json, text=text)
+
+
+def note_health(health: Health) -> None:
+    """Say what keeps the coordinator from acting, where something does: what is shown may be old then."""
+    if health.planning.stopped is not None:
+        note(f"The coordinator plans nothing: {health.planning.stopped}")
+    if not health.broker.connected:
+        note("The coordinator is not connected to the broker: it hears no device and reaches none. See its log.")
 
 
 def ago(at_unix_ms: int | None, now_unix_ms: int | None) -> str:

@@ -20,13 +20,18 @@ from rich.text import Text
 
 from edge_agent.contract.errors import HoldfastError, Rejected
 
+PIPE_CHARS = 400  # a script that reads text gets each row of a table on one line
+
 
 def emit(document: Mapping[str, Any], *, as_json: bool, text: Callable[[Console], None]) -> None:
     """Print a result: one JSON document, or what `text` draws."""
     if as_json:
         click.echo(json.dumps(document, indent=2, sort_keys=True))
     else:
-        text(Console(highlight=False, soft_wrap=True))
+        console = Console(highlight=False, soft_wrap=True)
+        if not console.is_terminal:
+            console.width = PIPE_CHARS
+        text(console)
 
 
 def fail(error: HoldfastError, *, as_json: bool, known: Mapping[str, Any] | None = None) -> NoReturn:

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from cloud_sync.client.api import Coordinator, Told
 from cloud_sync.client.documents import Device, OneRollout, Rollout
-from cloud_sync.operator_cli.devices import Trouble, print_troubles, refusals, version_of
+from cloud_sync.operator_cli.devices import Trouble, note_health, print_troubles, refusals, version_of
 from cloud_sync.operator_cli.following import STAGES, follow, judge, names_of, summary
 from cloud_sync.operator_cli.options import (
     connect,
@@ -94,9 +94,15 @@ def rollback(
 def rollout_status(rollout_id: str | None, watch: bool, coordinator_url: str, token_file: Path, as_json: bool) -> None:
     """All rollouts, or one with each of its devices and why those that did not take it did not."""
     with connect(coordinator_url, token_file) as coordinator:
+        health = coordinator.health()
+        note_health(health.view)
         if rollout_id is None and not watch:
             told = coordinator.rollouts()
-            emit(told.document, as_json=as_json, text=lambda console: _print_rollouts(console, told.view.rollouts))
+            emit(
+                {**told.document, "coordinator": health.document},
+                as_json=as_json,
+                text=lambda console: _print_rollouts(console, told.view.rollouts),
+            )
             return
         one = coordinator.rollout(rollout_id if rollout_id is not None else _newest(coordinator).id)
         if watch:

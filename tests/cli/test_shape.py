@@ -21,6 +21,13 @@ def test_the_commands_are_the_agreed_ones() -> None:
     here = {name for name in NAMES if name.startswith("edge-agent")}
     agreed = ("run", "import", "status", "history", "verify", "rollback", "doctor", "factory")
     assert here == {f"edge-agent {word}" for word in agreed}
+    here = {name for name in NAMES if name.startswith("fleet")}
+    agreed = (
+        "keys init", "snapshot pack", "snapshot publish", "snapshot list", "snapshot show", "bundle", "refresh",
+        "coordinator authorize", "devices list", "devices show", "rollout start", "rollout status", "rollback",
+        "resume",
+    )  # fmt: skip
+    assert here == {f"fleet {word}" for word in agreed}
 
 
 @pytest.mark.parametrize(("name", "path", "leaf"), LEAVES, ids=NAMES)

@@ -3,201 +3,150 @@
 from __future__ import annotations
 
 import json
-import subprocess
-from collections.abc import Iterator
-from contextlib import ExitStack
-from typing import Any
 
-import pytest
-
-from edge_agent.contract.device_state import CandidateState, SnapshotRef
-from edge_agent.contract.report import ReportKind
-from tests.fleet.played import PlayedDevice, Plays, refuses, serves, taken, waits
-from tests.fleet.stand import CoordinatorProcess
+from edge_agent.contract.device_state import CandidateState
+from tests.fleet.conftest import Scene
+from tests.fleet.played import refuses, waits
+from tests.fleet.stand import Operator, ended
 from tests.harness.agent import wait_until
-from tests.harness.broker import Broker
-
-END_S = 60.0
 
 
-class Players:
-    """Devices that a test lets in; all of them leave at its end."""
-
-    def __init__(self, broker: Broker, fleet: CoordinatorProcess, stack: ExitStack) -> None:
-        self._broker, self._fleet, self._stack = broker, fleet, stack
-
-    def enter(self, device_id: str, plays: Plays = serves, **options: Any) -> PlayedDevice:
-        """A device that the coordinator has heard of when this returns."""
-        device = self._stack.enter_context(PlayedDevice(self._broker, device_id, plays, **options))
-        wait_until(lambda: self.told(device_id)["models"], f"{device_id} told its state")
-        return device
-
-    def told(self, device_id: str) -> Any:
-        """The device as `fleet devices list` has it."""
-        nothing: dict[str, Any] = {"models": {}, "online": False}
-        listed = self._fleet.document("devices", "list")["devices"]
-        return next((device for device in listed if device["device_id"] == device_id), nothing)
-
-
-@pytest.fixture
-def players(broker: Broker, fleet_of: CoordinatorProcess) -> Iterator[Players]:
-    with ExitStack() as stack:
-        yield Players(broker, fleet_of, stack)
+def test_a_rollout_is_followed_until_every_device_serves_and_so_is_the_way_back(
+    operator: Operator, scene: Scene
+) -> None:
+    for device in ("a", "b"):
+        scene.enter(device)
+    done = scene.start("--wait", "30")
+    assert done["rollout"]["state"] == "done" and done["refusals"] == []
+    assert done["rollout"]["devices"] == {scene.name("a"): "done", scene.name("b"): "done"}
+    assert [scene.slot(device)["active"]["version"] for device in ("a", "b")] == ["1.1.0", "1.1.0"]
+    back = operator.run("rollback", scene.model, "--to", "1.0.0", "--wait", "30")
+    assert f"{scene.model}@1.0.0, all, done: 2 done" in back.stdout and "rollback" in back.stderr
+    listed = operator.document("rollout", "status")["rollouts"]
+    assert {one["kind"]: one["state"] for one in listed if one["model"] == scene.model} == {
+        "rollout": "superseded",
+        "rollback": "done",
+    }
+    rows = scene.rows(operator.run("devices", "list").stdout)
+    assert rows.count("1.0.0") == 4 and rows.count(" s ago") == 2  # what serves and what is assigned, twice
 
 
-def ended(process: subprocess.Popen[str], code: int) -> tuple[str, str]:
-    """stdout and stderr of a command that ends by itself."""
-    try:
-        out, err = process.communicate(timeout=END_S)
-    finally:
-        process.kill()
-        process.wait()
-    assert process.returncode == code, err
-    return out, err
-
-
-def test_a_rollout_is_followed_until_every_device_serves(fleet_of: CoordinatorProcess, players: Players) -> None:
-    for name in ("a", "b"):
-        players.enter(name)
-    done = fleet_of.document("rollout", "start", "tiny", "--to", "1.1.0", "--wait", "30")
-    assert done["rollout"]["state"] == "done" and done["rollout"]["devices"] == {"a": "done", "b": "done"}
-    assert done["refusals"] == []
-    for name in ("a", "b"):
-        assert players.told(name)["models"]["tiny"]["active"]["version"] == "1.1.0"
-    back = fleet_of.run("rollback", "tiny", "--to", "1.0.0", "--wait", "30")
-    assert "tiny@1.0.0, all, done: 2 done" in back.stdout and "rollback" in back.stderr
-    listed = fleet_of.document("rollout", "status")["rollouts"]
-    assert {one["kind"]: one["state"] for one in listed} == {"rollout": "superseded", "rollback": "done"}
-    text = fleet_of.run("devices", "list").stdout
-    assert text.count("1.0.0") == 4 and " s ago" in text  # what serves and what is assigned, twice
-
-
-def test_a_rollout_that_is_not_waited_for_says_how_to_follow_it(fleet_of: CoordinatorProcess, players: Players) -> None:
-    players.enter("a", waits)
-    begun = fleet_of.document("rollout", "start", "tiny", "--to", "1.1.0")["rollout"]
-    assert begun["state"] == "running" and set(begun["devices"]) == {"a"}
-    text = fleet_of.run("rollout", "start", "tiny", "--to", "1.1.0").stdout
+def test_a_rollout_that_is_not_waited_for_says_how_to_follow_it(operator: Operator, scene: Scene) -> None:
+    scene.enter("a", waits)
+    begun = scene.start()
+    assert begun.keys() == {"rollout"} and begun["rollout"]["state"] == "running"
+    text = operator.run("rollout", "start", scene.model, "--to", "1.1.0").stdout
     assert "has begun: 1 assigned" in text and "--watch" in text
 
 
-def test_each_device_that_refuses_is_shown_with_its_own_reason(fleet_of: CoordinatorProcess, players: Players) -> None:
-    players.enter("a", refuses("incompatible", "this is a \x1b[2Jjetson"))
-    players.enter("b", refuses("proof", "y is 3.2 off"))
-    players.enter("c")
-    failed = fleet_of.document("rollout", "start", "tiny", "--to", "1.1.0", "--wait", "30", code=1)
+def test_each_device_that_refuses_is_shown_with_its_own_reason(operator: Operator, scene: Scene) -> None:
+    scene.enter("a", refuses("incompatible", "this is a \x1b[2Jjetson"))
+    scene.enter("b", refuses("proof", "y is 3.2 off"))
+    scene.enter("c")
+    failed = scene.start("--wait", "30", code=1)
     assert (failed["ok"], failed["rollout"]["state"]) == (False, "halted")
-    assert {each["device_id"]: each["reason"] for each in failed["refusals"]} == {"a": "incompatible", "b": "proof"}
-    assert failed["reason"] in ("incompatible", "proof") and "fleet rollback tiny" in failed["next_step"]
-    status = fleet_of.run("rollout", "status", failed["rollout"]["id"])
-    listed = fleet_of.run("devices", "list")
-    for text in (status.stdout, listed.stdout):
-        assert "incompatible" in text and "y is 3.2 off" in text and "not tried again" in text
-        assert "\x1b" not in text and text.count("next step: ") == 2
-    assert fleet_of.run("rollout", "status", failed["rollout"]["id"], "--watch", code=1).stderr.count("halted") == 1
+    reasons = {each["device_id"]: each["reason"] for each in failed["refusals"]}
+    assert reasons == {scene.name("a"): "incompatible", scene.name("b"): "proof"}
+    assert failed["reason"] in reasons.values() and f"fleet rollback {scene.model}" in failed["next_step"]
+    which = failed["rollout"]["id"]
+    for command in (("rollout", "status", which), ("devices", "list")):
+        text = operator.run(*command).stdout
+        rows = scene.rows(text)
+        assert "incompatible" in rows and "y is 3.2 off" in rows and rows.count("not tried again") == 2
+        assert "\x1b" not in text and "next step: " in text
+    watched = operator.run("rollout", "status", which, "--watch", code=1)
+    assert "was halted" in watched.stderr and "failed" in watched.stdout
 
 
-def test_one_after_the_other_stops_at_the_first_that_refuses(fleet_of: CoordinatorProcess, players: Players) -> None:
-    first = players.enter("a", refuses("load_crash"))
-    second = players.enter("b")
-    halted = fleet_of.run("rollout", "start", "tiny", "--to", "1.1.0", "--strategy", "one", "--wait", "30", code=1)
-    assert "was halted: a turned it away: load_crash" in halted.stderr
-    assert "halted by a: load_crash" in halted.stdout
+def test_one_after_the_other_stops_at_the_first_that_refuses(operator: Operator, scene: Scene) -> None:
+    first = scene.enter("a", refuses("load_crash"))
+    second = scene.enter("b")
+    wish = ("rollout", "start", scene.model, "--to", "1.1.0", "--strategy", "one", "--wait", "30")
+    halted = operator.run(*wish, code=1)
+    assert f"was halted: {scene.name('a')} turned it away: load_crash" in halted.stderr
+    assert f"halted by {scene.name('a')}: load_crash" in halted.stdout
     assert first.wishes and not second.wishes
 
 
-def test_only_the_named_devices_are_reached(fleet_of: CoordinatorProcess, players: Players) -> None:
-    for name in ("a", "b", "c"):
-        players.enter(name)
-    wish = ("rollout", "start", "tiny", "--to", "1.1.0", "--device", "a", "--device", "c", "--wait", "30")
-    assert set(fleet_of.document(*wish)["rollout"]["devices"]) == {"a", "c"}
-    assert players.told("b")["models"]["tiny"]["active"]["version"] == "0.9.0"
-    typo = fleet_of.document("rollout", "start", "tiny", "--to", "1.1.0", "--device", "aa", code=1)
-    assert typo["reason"] == "unknown_device"
-    near = fleet_of.document("devices", "show", "aa", code=1)
-    assert near["reason"] == "unknown_device" and "near: a" in near["message"]
+def test_only_the_named_devices_are_reached(operator: Operator, scene: Scene) -> None:
+    for device in ("a", "b", "c"):
+        scene.enter(device)
+    done = scene.start("--device", scene.name("a"), "--device", scene.name("c"), "--wait", "30")
+    assert set(done["rollout"]["devices"]) == {scene.name("a"), scene.name("c")}
+    assert scene.slot("b")["active"]["version"] == "0.9.0"
+    typo = scene.name("a") + "x"
+    for refused in (scene.start("--device", typo, code=1), operator.document("devices", "show", typo, code=1)):
+        assert refused["reason"] == "unknown_device" and scene.name("a") in refused["message"]
 
 
-def test_when_the_time_is_over_the_exit_code_is_one_and_the_device_is_named(
-    fleet_of: CoordinatorProcess, players: Players
-) -> None:
-    players.enter("a")
-    players.enter("b", waits)
-    late = fleet_of.document("rollout", "start", "tiny", "--to", "1.1.0", "--wait", "1", code=1)
+def test_when_the_time_is_over_the_exit_code_is_one_and_the_device_is_named(scene: Scene) -> None:
+    scene.enter("a")
+    scene.enter("b", waits)
+    late = scene.start("--wait", "1", code=1)
     assert late["reason"] is None and late["rollout"]["state"] == "running"
-    assert "is not done after 1 s" in late["message"] and "assigned: b" in late["message"]
+    assert "is not done after 1 s" in late["message"] and f"assigned: {scene.name('b')}" in late["message"]
     assert "--watch" in late["next_step"]
 
 
-def test_a_rollout_is_watched_through_its_phases_by_a_command_beside(
-    fleet_of: CoordinatorProcess, players: Players
-) -> None:
-    device = players.enter("a", waits)
-    fleet_of.document("rollout", "start", "tiny", "--to", "1.1.0")
-    wait_until(lambda: device.wishes, "the wish arrived")
-    wish = device.wishes[-1].models["tiny"]
-    watching = fleet_of.begin("rollout", "status", "--watch", "--json")
-    try:
+def test_a_rollout_is_watched_through_its_phases_by_a_command_beside(operator: Operator, scene: Scene) -> None:
+    player = scene.enter("a", waits)
+    scene.start()
+    (wish,) = wait_until(lambda: player.wishes, "the wish arrived")
+    with operator.beside("rollout", "status", "--watch", "--json") as watching:
         assert watching.stderr is not None
         assert "1 assigned" in watching.stderr.readline()
-        coming = CandidateState("1.1.0", wish.digest, "probation")
-        device.tell("tiny", candidate=coming, assigned=taken(wish))
+        player.tell(candidate=CandidateState("1.1.0", wish.digest, "probation"))
         assert "1 probation" in watching.stderr.readline()
-        assert "1.1.0 (probation)" in fleet_of.run("devices", "list").stdout
-        device.tell("tiny", candidate=None, active=SnapshotRef("1.1.0", wish.digest))
-    finally:
-        out, _ = ended(watching, 0)
+        assert "1.1.0 (probation)" in scene.rows(operator.run("devices", "list").stdout)
+        player.serve()
+        out = ended(watching, 0)
     assert json.loads(out)["rollout"]["state"] == "done"
 
 
-def test_following_outlives_a_restart_of_the_coordinator(fleet_of: CoordinatorProcess, players: Players) -> None:
-    device = players.enter("a", waits)
-    following = fleet_of.begin("rollout", "start", "tiny", "--to", "1.1.0", "--wait", "60")
-    try:
-        wait_until(lambda: device.wishes, "the wish arrived")
-        where = fleet_of.url.removeprefix("http://")
-        fleet_of.stop()
-        fleet_of.start(where)
-        serves(device, "tiny", device.wishes[-1].models["tiny"])
-    finally:
-        out, _ = ended(following, 0)
-    assert "tiny@1.1.0, all, done: 1 done" in out
+def test_following_outlives_a_restart_of_the_coordinator(operator: Operator, scene: Scene) -> None:
+    player = scene.enter("a", waits)
+    with operator.beside("rollout", "start", scene.model, "--to", "1.1.0", "--wait", "60") as following:
+        assert following.stderr is not None
+        assert "has begun" in following.stderr.readline()
+        assert "1 assigned" in following.stderr.readline()
+        operator.town.stop()
+        operator.town.restart()
+        player.serve()
+        out = ended(following, 0)
+    assert f"{scene.model}@1.1.0, all, done: 1 done" in out
 
 
-def test_a_newer_rollout_ends_the_watching_of_an_older_one(fleet_of: CoordinatorProcess, players: Players) -> None:
-    players.enter("a", waits)
-    first = fleet_of.document("rollout", "start", "tiny", "--to", "1.1.0")["rollout"]["id"]
-    fleet_of.document("rollout", "start", "tiny", "--to", "1.0.0")
-    told = fleet_of.document("rollout", "status", first, "--watch", code=1)
+def test_a_newer_rollout_ends_the_watching_of_an_older_one(operator: Operator, scene: Scene) -> None:
+    scene.enter("a", waits)
+    first = scene.start()["rollout"]["id"]
+    scene.start(version="1.0.0")
+    told = operator.document("rollout", "status", first, "--watch", code=1)
     assert told["reason"] == "superseded"
-    assert fleet_of.document("rollout", "status", first)["rollout"]["state"] == "superseded"
+    assert operator.document("rollout", "status", first)["rollout"]["state"] == "superseded"
 
 
-def test_a_device_that_left_is_offline_and_was_heard_of_by_the_coordinators_clock(
-    fleet_of: CoordinatorProcess, players: Players
+def test_a_device_that_left_is_offline_and_was_heard_by_the_coordinators_clock(
+    operator: Operator, scene: Scene
 ) -> None:
-    players.enter("a")
-    players.enter("b").leave()
-    wait_until(lambda: not players.told("b")["online"], "b is gone")
-    assert players.told("a")["online"]
-    told = fleet_of.document("devices", "list")
+    scene.enter("a")
+    scene.enter("b").vanish()
+    wait_until(lambda: not scene.told("b")["online"], "b is gone")
+    assert scene.told("a")["online"]
+    told = operator.document("devices", "list")
     for device in told["devices"]:
-        assert 0 <= told["coordinator_unix_ms"] - device["last_heard_unix_ms"] + 1000 < 60_000
-    done = fleet_of.document("rollout", "start", "tiny", "--to", "1.1.0", "--wait", "30")
-    assert done["rollout"]["devices"] == {"a": "done", "b": "offline"}
-    text = fleet_of.run("rollout", "status", done["rollout"]["id"]).stdout
-    assert "given it when they come back: b" in text
+        assert -1000 <= told["coordinator_unix_ms"] - device["last_heard_unix_ms"] < 600_000
+    done = scene.start("--wait", "30")
+    assert done["rollout"]["devices"] == {scene.name("a"): "done", scene.name("b"): "offline"}
+    text = operator.run("rollout", "status", done["rollout"]["id"]).stdout
+    assert f"given it when they come back: {scene.name('b')}" in text
 
 
-def test_a_device_is_shown_with_the_newest_facts_that_it_reported(
-    fleet_of: CoordinatorProcess, players: Players
-) -> None:
-    device = players.enter("a")
-    device.report(1, ReportKind.SERVING, model="tiny", version="0.9.0", digest="0" * 64)
-    device.report(2, ReportKind.DAMAGE, model="tiny", detail="one \x1b[31mchunk")
-    shown = wait_until(
-        lambda: (one := fleet_of.document("devices", "show", "a"))["reports"][1:] and one, "both reports are committed"
-    )
-    assert sorted(report["number"] for report in shown["reports"]) == [1, 2]
-    assert shown["device_type"] == "x86_64" and shown["models"]["tiny"]["active"]["version"] == "0.9.0"
-    text = fleet_of.run("devices", "show", "a").stdout
-    assert "one \ufffd[31mchunk" in text and "2027-01-15T08:00:00Z" in text and "0.1.0" in text
+def test_a_device_is_shown_with_the_newest_facts_that_it_reported(operator: Operator, scene: Scene) -> None:
+    player = scene.enter("a")
+    player.device.reports(1, 2)
+    player.device.wait_ack(2)
+    shown = operator.document("devices", "show", scene.name("a"))
+    assert [report["number"] for report in shown["reports"]] == [2, 1]
+    assert shown["models"][scene.model]["active"]["version"] == "0.9.0" and shown["coordinator_unix_ms"]
+    text = operator.run("devices", "show", scene.name("a")).stdout
+    assert "2023-11-14T22:13:20Z" in text and "phase" in text and "assignment taken: none" in text

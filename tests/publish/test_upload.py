@@ -5,7 +5,10 @@ from __future__ import annotations
 import copy
 import random
 import shutil
+import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -17,31 +20,62 @@ from cloud_sync.publish.upload import Uploaded, upload
 from edge_agent.contract import limits
 from edge_agent.contract.errors import Corrupt, HoldfastError, Rejected, Unavailable
 from edge_agent.contract.reasons import Reason
-from tests.fleet.stand import CoordinatorProcess
+from tests.cloud.town import Town
+from tests.fleet.stand import Operator
+from tests.harness.broker import Broker
 from tests.publishing import Publisher
 from tests.samples import a_manifest, file_entry
 
-FILES = {"model.json": b"program", "golden/x.npy": b"inputs", "golden/y.npy": b"outputs"}
-LARGE = random.Random(7).randbytes(5 * limits.CHUNK_BYTES + 1)  # six different chunks
+CHUNKS = 6 + 3  # of `Model.publish`
+_numbers = count(1)
+
+
+@pytest.fixture(scope="module")
+def town() -> Iterator[Town]:
+    """One publisher and its coordinator; each test has a model of its own."""
+    with tempfile.TemporaryDirectory(prefix="hf-upload-") as name, Broker(Path(name) / "broker") as broker:
+        publisher = Publisher(Path(name) / "publisher")
+        with Town(Path(name) / "town", publisher, broker) as running:
+            running.start()
+            running.publish()
+            yield running
 
 
 @pytest.fixture
-def publisher(tmp_path: Path) -> Publisher:
-    return Publisher(tmp_path / "publisher")
+def publisher(town: Town) -> Publisher:
+    return town.publisher
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model that nobody else has; seed decides its bytes."""
+
+    name: str
+    seed: int
+
+    def publish(self, publisher: Publisher, version: str = "1.0.0", release: int = 10, seed: int = 0) -> None:
+        """Sign a version of it: one file of six chunks, three of one."""
+        chance = random.Random(self.seed * 1000 + seed)
+        files = {path: chance.randbytes(100) for path in ("model.json", "golden/x.npy", "golden/y.npy")}
+        files["large"] = chance.randbytes(5 * limits.CHUNK_BYTES + 100)
+        entries = tuple(file_entry(path, content) for path, content in files.items())
+        publisher.publish_manifest(
+            a_manifest(name=self.name, version=version, release=release, files=entries), files
+        )  # fmt: skip
 
 
 @pytest.fixture
-def coordinator(tmp_path: Path, publisher: Publisher) -> Iterator[CoordinatorProcess]:
-    with CoordinatorProcess(tmp_path / "coordinator", publisher) as running:
-        yield running
+def model() -> Model:
+    number = next(_numbers)
+    return Model(f"model-{number}", number)
 
 
-def send(running: CoordinatorProcess, publisher: Publisher, progress: Silence | None = None) -> Uploaded:
-    with Coordinator(running.url, running.folder / "token") as asked:
-        return upload(publisher.repository, asked, progress=progress)
+def send(running: Town, publisher: Publisher, progress: Silence | None = None) -> Uploaded:
+    with Coordinator(running.url, running.token_file) as client:
+        return upload(publisher.repository, client, progress=progress)
 
 
-def refusal(running: CoordinatorProcess, publisher: Publisher) -> HoldfastError:
+def refusal(running: Town, publisher: Publisher) -> HoldfastError:
     """Why an upload is refused, which changed nothing of what the coordinator states."""
     before = stated(running)
     with pytest.raises(HoldfastError) as caught:
@@ -50,16 +84,10 @@ def refusal(running: CoordinatorProcess, publisher: Publisher) -> HoldfastError:
     return caught.value
 
 
-def stated(running: CoordinatorProcess) -> dict[str, bytes]:
-    """The files that devices would be given."""
-    folder = running.folder / "repository"
-    files = (*folder.rglob("*.json"), *folder.glob("metadata/*"))
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
-
-
-def publish_large(publisher: Publisher) -> None:
-    large = file_entry("large", LARGE)
-    publisher.publish_manifest(a_manifest(files=(*a_manifest().files, large)), {**FILES, "large": LARGE})
+def stated(running: Town) -> dict[str, bytes]:
+    """The signed files and manifests that devices would be given."""
+    folder = running.data / "repository"
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.json")}
 
 
 def copy_of(publisher: Publisher, folder: Path) -> Publisher:
@@ -70,34 +98,29 @@ def copy_of(publisher: Publisher, folder: Path) -> Publisher:
     return other
 
 
-def test_all_of_a_repository_arrives_and_the_coordinator_knows_its_own_name(
-    coordinator: CoordinatorProcess, publisher: Publisher
+def test_all_of_a_repository_arrives_and_what_is_there_is_not_sent_again(
+    town: Town, publisher: Publisher, model: Model
 ) -> None:
-    publish_large(publisher)
-    publisher.authorize_coordinator(coordinator.public_key.read_text().strip())
-    done = send(coordinator, publisher)
-    assert (done.chunks, done.chunks_total, done.manifests, done.snapshots) == (9, 9, 1, 1)
-    assert done.bytes == len(LARGE) + sum(map(len, FILES.values()))
-    theirs, ours = coordinator.folder / "repository", publisher.repository.folder
+    model.publish(publisher)
+    done = send(town, publisher)
+    assert (done.chunks, done.manifests) == (CHUNKS, 1)
+    assert done.bytes == 5 * limits.CHUNK_BYTES + 400
+    theirs, ours = town.data / "repository", publisher.repository.folder
     for path in (*ours.glob("chunks/*"), *ours.glob("manifests/*/*"), ours / "coordinator.json"):
         assert (theirs / path.relative_to(ours)).read_bytes() == path.read_bytes()
     assert (theirs / "metadata/timestamp.json").read_bytes() == (ours / "metadata/timestamp.json").read_bytes()
-
-
-def test_what_is_there_is_not_sent_again(coordinator: CoordinatorProcess, publisher: Publisher) -> None:
-    publish_large(publisher)
-    send(coordinator, publisher)
-    again = send(coordinator, publisher)
-    assert (again.chunks, again.bytes, again.manifests, again.snapshots) == (0, 0, 0, 1)
-    publisher.publish_manifest(a_manifest(version="1.1.0", release=11), {**FILES, "model.json": b"program"})
-    more = send(coordinator, publisher)
-    assert (more.chunks, more.manifests, more.snapshots) == (0, 1, 2)
+    again = send(town, publisher)
+    assert (again.chunks, again.bytes, again.manifests) == (0, 0, 0)
+    assert (again.snapshots, again.chunks_total) == (done.snapshots, done.chunks_total)
+    model.publish(publisher, version="1.1.0", release=11)  # the same bytes under another version
+    more = send(town, publisher)
+    assert (more.chunks, more.manifests, more.snapshots) == (0, 1, done.snapshots + 1)
 
 
 class StopsAfter(Silence):
     """A Progress that ends the coordinator when so many chunks have arrived."""
 
-    def __init__(self, running: CoordinatorProcess, chunks: int) -> None:
+    def __init__(self, running: Town, chunks: int) -> None:
         self.running, self.left = running, chunks
 
     def advance(self, done_bytes: int) -> None:
@@ -106,75 +129,73 @@ class StopsAfter(Silence):
             self.running.stop()
 
 
-def test_an_upload_that_broke_off_goes_on_where_it_ended(coordinator: CoordinatorProcess, publisher: Publisher) -> None:
-    publish_large(publisher)
+def test_an_upload_that_broke_off_goes_on_where_it_ended(town: Town, publisher: Publisher, model: Model) -> None:
+    model.publish(publisher)
     with pytest.raises(Unavailable, match="cannot be reached") as caught:
-        send(coordinator, publisher, StopsAfter(coordinator, 4))
+        send(town, publisher, StopsAfter(town, 4))
     assert "run the same command again" in caught.value.next_step
-    coordinator.start()
-    assert coordinator.document("snapshot", "list")["snapshots"] == []
-    assert send(coordinator, publisher).chunks == 5
+    town.restart()
+    listed = Operator(town).document("snapshot", "list")["snapshots"]
+    assert model.name not in [row["name"] for row in listed]
+    assert send(town, publisher).chunks == CHUNKS - 4
 
 
-def test_a_chunk_that_the_coordinator_lost_is_sent_again(coordinator: CoordinatorProcess, publisher: Publisher) -> None:
-    publish_large(publisher)
-    send(coordinator, publisher)
-    next((coordinator.folder / "repository" / "chunks").iterdir()).unlink()
-    assert send(coordinator, publisher).chunks == 1
+def test_a_chunk_that_the_coordinator_lost_is_sent_again(town: Town, publisher: Publisher, model: Model) -> None:
+    model.publish(publisher)
+    send(town, publisher)
+    next((town.data / "repository" / "chunks").iterdir()).unlink()
+    assert send(town, publisher).chunks == 1
 
 
 def test_a_version_that_the_coordinator_knows_with_other_bytes_is_refused_before_anything_is_sent(
-    coordinator: CoordinatorProcess, publisher: Publisher, tmp_path: Path
+    town: Town, publisher: Publisher, model: Model, tmp_path: Path
 ) -> None:
     twin = copy_of(publisher, tmp_path / "twin")
-    publisher.publish_manifest(a_manifest(), FILES)
-    send(coordinator, publisher)
-    twin.publish_manifest(a_manifest(interface="other"), {**FILES, "large": LARGE})
-    refused = refusal(coordinator, twin)
-    assert refused.reason is Reason.VERSION_CONFLICT and "tiny@1.0.0" in refused.message
-    told = coordinator.document("snapshot", "publish", "--all", "--repo", twin.repository.folder, code=1)
+    model.publish(publisher)
+    send(town, publisher)
+    model.publish(twin, seed=1)
+    chunks = len(list((town.data / "repository" / "chunks").iterdir()))
+    refused = refusal(town, twin)
+    assert refused.reason is Reason.VERSION_CONFLICT and f"{model.name}@1.0.0" in refused.message
+    told = Operator(town).document("snapshot", "publish", "--all", "--repo", twin.repository.folder, code=1)
     assert told["reason"] == "version_conflict" and "new version" in told["next_step"]
-    raw = (twin.repository.folder / "manifests/tiny/1.0.0.json").read_bytes()
-    with (
-        Coordinator(coordinator.url, coordinator.folder / "token") as asked,
-        pytest.raises(Rejected) as caught,
-    ):
-        asked.put_manifest("tiny", "1.0.0", raw)  # who does not look first is told too
+    assert len(list((town.data / "repository" / "chunks").iterdir())) == chunks
+    raw = (twin.repository.folder / f"manifests/{model.name}/1.0.0.json").read_bytes()
+    with Coordinator(town.url, town.token_file) as client, pytest.raises(Rejected) as caught:
+        client.put_manifest(model.name, "1.0.0", raw)  # who does not look first is told too
     assert caught.value.reason is Reason.VERSION_CONFLICT
 
 
 def test_an_older_state_of_the_repository_is_refused(
-    coordinator: CoordinatorProcess, publisher: Publisher, tmp_path: Path
+    town: Town, publisher: Publisher, model: Model, tmp_path: Path
 ) -> None:
-    publisher.publish_manifest(a_manifest(), FILES)
+    model.publish(publisher)
     older = copy_of(publisher, tmp_path / "older")
-    publisher.publish_manifest(a_manifest(version="1.1.0", release=11), FILES)
-    send(coordinator, publisher)
-    assert refusal(coordinator, older).reason is Reason.METADATA_ROLLBACK
+    model.publish(publisher, version="1.1.0", release=11)
+    send(town, publisher)
+    assert refusal(town, older).reason is Reason.METADATA_ROLLBACK
 
 
-def test_the_repository_of_another_publisher_is_refused(
-    coordinator: CoordinatorProcess, publisher: Publisher, tmp_path: Path
-) -> None:
-    publisher.publish_manifest(a_manifest(), FILES)
-    send(coordinator, publisher)
+def test_the_repository_of_another_publisher_is_refused(town: Town, model: Model, tmp_path: Path) -> None:
     stranger = Publisher(tmp_path / "stranger")
-    stranger.publish_manifest(a_manifest(name="strange"), FILES)
-    assert refusal(coordinator, stranger).reason is Reason.SIGNATURE
+    model.publish(stranger)
+    assert refusal(town, stranger).reason is Reason.SIGNATURE
 
 
-def test_a_damaged_repository_publishes_nothing(coordinator: CoordinatorProcess, publisher: Publisher) -> None:
-    publish_large(publisher)
-    chunk = next(path for path in (publisher.repository.folder / "chunks").iterdir() if path.stat().st_size > 1000)
+def test_a_damaged_repository_publishes_nothing(town: Town, publisher: Publisher, model: Model, tmp_path: Path) -> None:
+    damaged = copy_of(publisher, tmp_path / "damaged")
+    model.publish(damaged)
+    new = {path.name for path in (damaged.repository.folder / "chunks").iterdir()}
+    new -= {path.name for path in (publisher.repository.folder / "chunks").iterdir()}
+    chunk = damaged.repository.folder / "chunks" / sorted(new)[0]
     chunk.write_bytes(bytes(chunk.stat().st_size))
-    assert isinstance(refusal(coordinator, publisher), Corrupt)
+    assert isinstance(refusal(town, damaged), Corrupt)
 
 
-def test_fresh_signatures_are_uploaded_alone(coordinator: CoordinatorProcess, publisher: Publisher) -> None:
-    publisher.publish_manifest(a_manifest(), FILES)
-    send(coordinator, publisher)
-    before = stated(coordinator)["metadata/timestamp.json"]
+def test_fresh_signatures_are_uploaded_alone(town: Town, publisher: Publisher) -> None:
+    before = stated(town)["metadata/timestamp.json"]
+    send(town, publisher)
     publisher.refresh()
-    done = send(coordinator, publisher)
+    done = send(town, publisher)
     assert (done.chunks, done.manifests) == (0, 0)
-    assert stated(coordinator)["metadata/timestamp.json"] != before
+    assert stated(town)["metadata/timestamp.json"] != before
