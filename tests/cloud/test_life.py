@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import sqlite3
 import stat
-import subprocess
+import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -14,66 +15,80 @@ from cloud_sync.folder import DataFolder, init
 from edge_agent.contract import topics
 from tests.broker.certificates import Authority
 from tests.cloud.conftest import NewDevice
-from tests.cloud.town import Town
-from tests.harness.agent import wait_until
+from tests.cloud.town import Town, run_in_fork
+from tests.harness.agent import Forked, wait_until
 from tests.harness.broker import Broker
-from tests.harness.coordinator import CLOUD_SYNC, Coordinator
+from tests.harness.coordinator import Coordinator
 from tests.harness.releases import Releases
 
 
-def cloud_sync(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run the command, whatever becomes of it."""
-    command = [*CLOUD_SYNC, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+@dataclass(frozen=True)
+class Done:
+    """A command that has ended. said: on stdout and stderr."""
+
+    code: int | None
+    said: str
+
+
+def cloud_sync(*arguments: object) -> Done:
+    """Run the command, whatever becomes of it, from a server that has imported it already."""
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder) / "output"
+        process = Forked(run_in_fork, [*map(str, arguments)], output, preload=["cloud_sync.service"])
+        try:
+            return Done(process.wait(60.0), output.read_text())
+        finally:
+            process.kill()
 
 
 def test_init_makes_the_folder_once_and_never_overwrites(tmp_path: Path, published: Releases) -> None:
     data = tmp_path / "data"
     made = cloud_sync("init", "--data", data, "--root", published.root_file)
-    assert made.returncode == 0, made.stderr
-    assert (data / "coordinator.pub").read_text() == made.stdout
+    assert made.code == 0, made.said
+    public_key = (data / "coordinator.pub").read_text()
+    assert made.said.startswith(public_key)
     assert (data / "1.root.json").read_bytes() == published.root_file.read_bytes()
     for name in ("coordinator.key", "token"):
         assert stat.S_IMODE((data / name).stat().st_mode) == 0o600
     again = cloud_sync("init", "--data", data, "--root", published.root_file)
-    assert again.returncode == 1
-    assert "never overwritten" in again.stderr
-    assert (data / "coordinator.pub").read_text() == made.stdout
+    assert again.code == 1
+    assert "never overwritten" in again.said
+    assert (data / "coordinator.pub").read_text() == public_key
     missing = cloud_sync("init", "--data", tmp_path / "other", "--root", tmp_path / "none.json")
-    assert (missing.returncode, "--root" in missing.stderr) == (1, True)
+    assert (missing.code, "--root" in missing.said) == (1, True)
 
 
 def test_serve_without_a_folder_or_with_a_wrong_address_says_what_to_do(tmp_path: Path) -> None:
     done = cloud_sync("serve", "--data", tmp_path / "none", "--broker", "localhost:1883")
-    assert (done.returncode, "cloud-sync init" in done.stderr) == (1, True)
+    assert (done.code, "cloud-sync init" in done.said) == (1, True)
     done = cloud_sync("serve", "--data", tmp_path, "--broker", "localhost")
-    assert (done.returncode, "HOST:PORT" in done.stderr) == (1, True)
+    assert (done.code, "HOST:PORT" in done.said) == (1, True)
 
 
 def test_password_and_token_do_not_travel_in_the_clear_beyond_loopback_unless_on_purpose(idle: Town) -> None:
     for broker, http in (("broker.example:1883", "127.0.0.1:0"), (idle.broker.address, "0.0.0.0:0")):
         done = cloud_sync("serve", "--data", idle.data, "--broker", broker, "--http", http)
-        assert (done.returncode, "--insecure" in done.stderr) == (1, True)
+        assert (done.code, "--insecure" in done.said) == (1, True)
 
 
 def test_a_database_is_made_from_nothing_and_one_of_a_newer_version_is_refused(idle: Town) -> None:
     done = cloud_sync("migrate", "--data", idle.data)
-    assert (done.returncode, done.stdout) == (0, "0001\n"), done.stderr
-    assert cloud_sync("migrate", "--data", idle.data).stdout == "0001\n"
+    assert (done.code, done.said) == (0, "0001\n")
+    assert cloud_sync("migrate", "--data", idle.data).said == "0001\n"
     with sqlite3.connect(idle.data / "coordinator.db") as database:
         database.execute("UPDATE alembic_version SET version_num = '9999'")
     database.close()
     for command in (["migrate"], ["serve", "--broker", idle.broker.address, "--http", "127.0.0.1:0"]):
         done = cloud_sync(command[0], "--data", idle.data, *command[1:])
-        assert done.returncode == 1
-        assert "newer version" in done.stderr
-        assert "restore a backup" in done.stderr
+        assert done.code == 1
+        assert "newer version" in done.said
+        assert "restore a backup" in done.said
 
 
 def test_a_second_coordinator_on_the_same_folder_is_refused_and_the_first_goes_on(own: Town) -> None:
     second = cloud_sync("serve", "--data", own.data, "--broker", own.broker.address, "--http", "127.0.0.1:0")
-    assert second.returncode == 1
-    assert "another coordinator" in second.stderr
+    assert second.code == 1
+    assert "another coordinator" in second.said
     assert json.loads((own.data / "endpoint.json").read_text()) == {"url": own.url, "pid": own.pid}
     assert own.ask("GET", "/v1/devices") == (200, {"devices": []})
 
