@@ -180,8 +180,6 @@ class Line:
             return
         device_id, channel = found
         try:
-            if len(message.payload) > channel.bytes_max:
-                raise Rejected(f"{len(message.payload)} bytes, at most {channel.bytes_max}")
             if not self._allowance.grants(device_id, len(message.payload), time.monotonic()):
                 raise Rejected(f"{device_id} says too much", reason=Reason.TOO_LARGE)
             if channel is topics.GET:

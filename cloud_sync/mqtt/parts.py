@@ -15,6 +15,7 @@ import structlog
 from cloud_sync import limits
 from cloud_sync.coordinator.memory import Memory, now_unix_ms
 from cloud_sync.coordinator.metrics import Metrics
+from cloud_sync.repository.catalog import without
 from cloud_sync.repository.shelf import FORBIDDEN, NOT_THERE, OK, Part, Shelf
 from cloud_sync.store.snapshots import ServedPart
 from edge_agent.contract.errors import Rejected
@@ -96,6 +97,8 @@ class Parts:
             part = Part(MALFORMED)
         else:
             part = await asyncio.to_thread(self._part, asked.device_id, get)
+        if part.damaged and get is not None and get.kind is Kind.MANIFEST:
+            self._memory.catalog = without(self._memory.catalog, get.name)
         words = [(STATUS, str(part.status))]
         if part.status == OK:
             words.append((TOTAL_BYTES, str(part.total_bytes)))
