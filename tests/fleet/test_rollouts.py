@@ -110,6 +110,7 @@ def test_following_outlives_a_restart_of_the_coordinator(operator: Operator, sce
         assert "has begun" in following.stderr.readline()
         assert "1 assigned" in following.stderr.readline()
         operator.town.stop()
+        assert "cannot be reached" in following.stderr.readline()
         operator.town.restart()
         player.serve()
         out = ended(following, 0)
