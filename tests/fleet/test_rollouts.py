@@ -150,4 +150,4 @@ def test_a_device_is_shown_with_the_newest_facts_that_it_reported(operator: Oper
     assert [report["number"] for report in shown["reports"]] == [2, 1]
     assert shown["models"][scene.model]["active"]["version"] == "0.9.0" and shown["coordinator_unix_ms"]
     text = operator.run("devices", "show", scene.name("a")).stdout
-    assert "2023-11-14T22:13:20Z" in text and "phase" in text and "assignment taken: none" in text
+    assert "2023-11-14T22:13:20Z" in text and "phase" in text and "\nagent 0.1.0; assignment taken: none\n" in text
