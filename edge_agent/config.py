@@ -70,7 +70,8 @@ class Sync(Struct, frozen=True, forbid_unknown_fields=True):
     """[sync]: the broker (host:port) through which the coordinator is reached; without it the device is alone.
 
     username: at the broker, default the device_id. ca_file: speak TLS and trust this authority; cert_file and key_file:
-    the device's own. insecure: speak to a broker that is not on loopback without TLS.
+    the device's own. insecure: speak to a broker that is not on loopback without TLS. reconnect_max_s: the longest
+    pause between two tries; each is drawn at random up to a bound that doubles to this.
     """
 
     broker: str | None = None
@@ -80,6 +81,7 @@ class Sync(Struct, frozen=True, forbid_unknown_fields=True):
     cert_file: str | None = None
     key_file: str | None = None
     insecure: bool = False
+    reconnect_max_s: Duration = 60.0
 
     def broker_address(self) -> tuple[str, int]:
         """Host and port. Raises Rejected when there is none or it is not host:port."""

@@ -105,7 +105,7 @@ class Conversation:
             state=raw,
         )
         self._planner.wake()
-        return self._planner.judge(record)
+        return self._planner.judge(record, whole=True)
 
     def reports(self, device_id: str, raw: bytes) -> Rest:
         """Raises Rejected: malformed, too_large, or of another device."""
@@ -126,7 +126,8 @@ class Conversation:
             return committed_of(connection, device_id, incarnation)
 
         committed = await self._memory.database.run(write)
-        await self._planner.judge(record, acknowledged=acknowledged, committed=committed)
+        await self._planner.judge(record)
+        await self._planner.judge_reports(record, acknowledged=acknowledged, committed=committed)
         await self._acknowledge(device_id, incarnation, committed)
         if record.row.told_epoch != self._memory.epoch or record.row.told_revision <= record.assigned.revision:
             await self._planner.outbound.assignments([device_id])
@@ -145,8 +146,7 @@ class Conversation:
         record.lost_reports += result.lost
         if result.lost:
             log.warning("reports_lost", device=device_id, incarnation=incarnation, lost=result.lost)
-        if result.behind:
-            await self._planner.judge(record, acknowledged=after, committed=result.committed)
+        await self._planner.judge_reports(record, acknowledged=after, committed=result.committed)
         await self._acknowledge(device_id, incarnation, result.committed)
 
     async def _acknowledge(self, device_id: str, incarnation: str, committed: int) -> None:

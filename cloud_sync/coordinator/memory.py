@@ -130,7 +130,8 @@ class Memory:
             if len(self.records) >= limits.DEVICES_MAX:
                 log.error("too_many_devices", device=device_id, most=limits.DEVICES_MAX)
                 return None
-            record = Record(DeviceRow(device_id, resumes=-1 if self.resumes else 0), time.monotonic())
+            never = -1 if self.resumes else 0
+            record = Record(DeviceRow(device_id, resumes=never, report_resumes=never), time.monotonic())
             self.records[device_id] = record
         return record
 

@@ -121,21 +121,36 @@ class Planner:
 
     # ---- a database that is behind its devices
 
-    async def judge(self, record: Record, *, acknowledged: int = 0, committed: int = 0) -> None:
-        """Look whether this device is ahead of us: a sign of a restored backup, unless an operator went on since."""
+    async def judge(self, record: Record, *, whole: bool = False) -> None:
+        """Look whether this device is ahead of us: a sign of a restored backup, unless an operator went on since.
+
+        whole: it has just told all its numbers; if they agree with ours, the next one that does not is a new sign.
+        """
         memory = self._memory
         if memory.epoch == 0:
             return
-        told = record.told(acknowledged)
-        why = ahead(told, record.given(memory.epoch, memory.generations, committed))
-        in_line = record.row.resumes == memory.resumes
+        agreed = record.row.resumes == memory.resumes
+        why = ahead(record.told(), record.given(memory.epoch, memory.generations, agreed=agreed))
         if why is None:
-            if not in_line:
+            if whole and not agreed:
                 memory.heard(record, resumes=memory.resumes)
-        elif not in_line and memory.restored is None:
+        elif not agreed and memory.restored is None:
             log.warning("numbers_taken_over", device=record.row.device_id, why=why)
             await self._go_on_above([record], resumed=False)
         else:
+            await memory.stop(record.row.device_id, why)
+
+    async def judge_reports(self, record: Record, *, acknowledged: int, committed: int) -> None:
+        """The same by the reports that the device was told to be committed; it sends the missing ones again."""
+        memory = self._memory
+        if memory.epoch == 0 or 0 < record.row.told_epoch < memory.epoch:
+            return
+        agreed = record.row.report_resumes == memory.resumes
+        if acknowledged <= committed:
+            if not agreed:
+                memory.heard(record, report_resumes=memory.resumes)
+        elif agreed or memory.restored is not None:
+            why = f"it was told that {acknowledged} reports are committed, this database has {committed}"
             await memory.stop(record.row.device_id, why)
 
     async def judge_all(self) -> None:

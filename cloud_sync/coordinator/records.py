@@ -62,15 +62,17 @@ class Record:
             return {}
         return {name: slot.assigned.generation for name, slot in self.state.models.items() if slot.assigned}
 
-    def told(self, acknowledged: int = 0) -> Told:
+    def told(self) -> Told:
         """What it says to have had."""
-        return Told(self.row.told_epoch, self.row.told_revision, self.generations(), acknowledged)
+        return Told(self.row.told_epoch, self.row.told_revision, self.generations())
 
-    def given(self, epoch: int, generations: dict[str, int], committed: int) -> Given:
-        """What it was given. generations: the highest of each model."""
+    def given(self, epoch: int, generations: dict[str, int], *, agreed: bool) -> Given:
+        """What it was given. generations: the highest of each model. agreed: its numbers were in line with ours lately,
+        so that of a slot that is not in the assignment that it has taken it tells what an earlier coordinator gave.
+        """
         has_it = self.row.told_revision == self.assigned.revision
-        of_ours = {model: generations.get(model, 0) for model in self.assigned.models} if has_it else {}
-        return Given(epoch, self.assigned.revision, of_ours, committed)
+        compared = (self.assigned.models if has_it else {}) if agreed else self.generations()
+        return Given(epoch, self.assigned.revision, {model: generations.get(model, 0) for model in compared})
 
 
 def _slot(slot: SlotState) -> Slot:

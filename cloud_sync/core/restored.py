@@ -14,42 +14,30 @@ from cloud_sync.core.plan import counting
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What a device says to have had from a coordinator.
-
-    generations: by model. acknowledged: reports of its incarnation that were said to be committed, 0 where it did not
-    say.
-    """
+    """What a device says to have had from a coordinator. generations: by model."""
 
     epoch: int
     revision: int
     generations: Mapping[str, int]
-    acknowledged: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """What this database knows to have given to that device.
-
-    generations: the highest ones that anybody was given, of the models in the device's own last assignment if it has
-    taken that; of another slot it tells what an earlier coordinator gave it.
-    """
+    """What this database knows to have given to that device. generations: of the models that are to be compared."""
 
     epoch: int
     revision: int
     generations: Mapping[str, int]
-    committed: int = 0
 
 
 def ahead(told: Told, given: Given) -> str | None:
     """How the device is ahead of the database, as a phrase; None when it is not."""
     if told.epoch > given.epoch:
         return f"it took an assignment of epoch {told.epoch}, the repository here names epoch {given.epoch}"
-    if told.epoch < given.epoch:
+    if 0 < told.epoch < given.epoch:
         return None  # what it tells are the numbers of an earlier coordinator
     if told.revision > given.revision:
         return f"it has revision {told.revision}, this database gave {given.revision}"
-    if told.acknowledged > given.committed:
-        return f"it was told that {told.acknowledged} reports are committed, this database has {given.committed}"
     for model, most in sorted(given.generations.items()):
         if told.generations.get(model, 0) > most:
             return f"its {model} has generation {told.generations[model]}, this database gave {most}"

@@ -28,6 +28,7 @@ class DeviceRow:
     told_epoch: int = 0
     told_revision: int = 0
     resumes: int = 0
+    report_resumes: int = 0
     state: bytes | None = None
 
 

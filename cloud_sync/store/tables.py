@@ -28,7 +28,7 @@ def _device(**options: bool) -> Column[str]:
 meta = Table("meta", metadata, Column("key", String, primary_key=True), Column("value", String, nullable=False))
 
 # state: the raw DeviceState. told_*: of the last assignment that the device said to have taken.
-# resumes: the count of meta at which its numbers were last seen to agree with ours.
+# resumes, report_resumes: the count of meta at which its numbers, and its count of reports, last agreed with ours.
 devices = Table(
     "devices",
     metadata,
@@ -42,6 +42,7 @@ devices = Table(
     Column("told_epoch", BigInteger, nullable=False),
     Column("told_revision", BigInteger, nullable=False),
     Column("resumes", Integer, nullable=False),
+    Column("report_resumes", Integer, nullable=False),
     Column("lost_reports", BigInteger, nullable=False),
     Column("state", LargeBinary),
 )

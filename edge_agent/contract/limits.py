@@ -62,6 +62,7 @@ BUNDLE_FORMAT_BYTES_MAX = 64  # the entry that says which format this is
 
 # ---- lifecycle
 QUARANTINE_RECORDS_MAX = 32  # per model; the oldest go first
+REFUSALS_TOLD_MAX = 32  # of offers for one model, until one is taken: each is a report and a line in the journal
 REFUSED_OFFERS_MAX = 8  # per model, for the operator's eyes only: a flood must not push out quarantine records
 JOURNAL_ENTRIES_MAX = 10_000  # about two years of a weekly update with its damage and repairs
 OUTBOX_REPORTS_MAX = 10_000

@@ -70,8 +70,11 @@ class AssignmentDesk:
         mark = AssignmentMark(assignment.epoch, assignment.revision, sha256_hex(payload))
         async with self._one_at_a_time:
             self._check_not_older(mark)
+            again = mark == self.taken
             await self._remember(mark, assignment)
             await self._decide(assignment)
+        if not again:  # a coordinator that connects again repeats them all, and a flood is no news
+            log.info("assignment_taken", epoch=assignment.epoch, revision=assignment.revision)
         return mark
 
     def _check_not_older(self, mark: AssignmentMark) -> None:
@@ -113,4 +116,3 @@ class AssignmentDesk:
                     wish.policy.allow_interface_change,
                 )
             )
-        log.info("assignment_taken", epoch=assignment.epoch, revision=assignment.revision)

@@ -68,7 +68,7 @@ class Authority:
     async def take(self, files: MetadataFiles, coordinator: bytes | None) -> None:
         """Keep the verified part of a refresh, and the coordinator that it names.
 
-        coordinator: raw coordinator.json; without it the one that is known stands if the metadata still names it.
+        coordinator: raw coordinator.json; without a right one the known one stands, if the metadata still names it.
         Raises Rejected (too_large, malformed, signature, metadata_rollback) after what verified was kept; Unavailable
         (disk_full, read_only, disk_hangs) or Corrupt when it could not be.
         """
@@ -77,10 +77,11 @@ class Authority:
         kept = Kept(refreshed.files, self._kept.evidence, self._kept.coordinator)
         evidence = refreshed.files.evidence()
         if evidence is not None:
-            named = coordinator if coordinator is not None else self._kept.coordinator
-            believed = named is not None and self._name(evidence, named)
-            kept = Kept(refreshed.files, evidence, named if believed else None)
-            if not believed:
+            # Whoever brings a wrong coordinator.json takes the right one away from nobody.
+            told = [raw for raw in (coordinator, self._kept.coordinator) if raw is not None]
+            named = next((raw for raw in told if self._name(evidence, raw)), None)
+            kept = Kept(refreshed.files, evidence, named)
+            if named is None:
                 self.coordinator = None
         if kept != self._kept:
             self._kept = kept

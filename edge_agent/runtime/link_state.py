@@ -19,11 +19,14 @@ class LinkState:
         self._since_unix_ms = clock().unix_ms
 
     def said(self, *, connected: bool, detail: str) -> None:
-        """The process says so, or it ended and the runtime says so."""
+        """The process says so, or it ended and the runtime says so.
+
+        detail ends on an operator's terminal: what could move its cursor or break its line is left out.
+        """
         if connected != self.connected:
             self._since_unix_ms = self._clock().unix_ms
         self.connected = connected
-        self._detail = detail
+        self._detail = "".join(c if c.isprintable() else " " for c in detail)
 
     def document(self) -> dict[str, Any]:
         """`since`: Unix seconds of the last change between connected and not."""

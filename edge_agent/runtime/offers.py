@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -63,6 +64,7 @@ class OfferDesk:
             device_type=config.device_type, engines=tuple(config.engines), models=frozenset(config.models)
         )
         self._open: dict[str, Offer] = {}
+        self._refusals: Counter[tuple[str, int]] = Counter()  # by model and generation, since something was taken
 
     def add_piece(self, offer: Offer, name: str, piece: bytes) -> None:
         """A piece of the evidence or of the manifest. Raises Rejected when it grows past its bound."""
@@ -143,11 +145,30 @@ class OfferDesk:
 
     async def _remember_refusal(self, refusal: Rejected, manifest_raw: bytes, model: str, version: str) -> None:
         """So that `status` shows it: digest and version are the offerer's words and are never relied on."""
-        if model not in self._device.models or refusal.reason is None:
+        if model in self._device.models:
+            words = "".join(c for c in version if c.isalnum() or c in ".+_-")[: limits.VERSION_CHARS_MAX] or "unknown"
+            await self.note_refusal(model, hashlib.sha256(manifest_raw).hexdigest(), words, refusal)
+
+    async def note_refusal(self, model: str, digest: str, version: str, refusal: Rejected) -> None:
+        """Tell why this snapshot was not taken. The same again is not told again.
+
+        Each is a line in the journal and a report: whoever lies without an end must not push out the facts there.
+        """
+        state = self._executor.state(model)
+        told = {(refused.digest, refused.reason, refused.detail) for refused in state.refused_offers}
+        detail = refusal.message[: limits.DETAIL_CHARS_MAX]
+        if refusal.reason is None or (digest, refusal.reason, detail) in told:
             return
-        digest = hashlib.sha256(manifest_raw).hexdigest()
-        words = "".join(c for c in version if c.isalnum() or c in ".+_-")[: limits.VERSION_CHARS_MAX] or "unknown"
-        await self._executor.post(ev.OfferRefused(model, digest, words, refusal.reason, refusal.message))
+        key = (model, state.generation)
+        if key not in self._refusals:  # an operator's new intent is a new story
+            self._forgive(model)
+        self._refusals[key] += 1
+        if self._refusals[key] <= limits.REFUSALS_TOLD_MAX:
+            await self._executor.post(ev.OfferRefused(model, digest, version, refusal.reason, detail))
+
+    def _forgive(self, model: str) -> None:
+        for key in [key for key in self._refusals if key[0] == model]:
+            del self._refusals[key]
 
     async def put_chunk(self, offer: Offer, sha256: str, data: bytes) -> None:
         """One chunk that is wanted. Raises Rejected (chunk_mismatch), Unavailable (disk_full, read_only)."""
@@ -180,6 +201,7 @@ class OfferDesk:
         elif known and known.damaged:
             await self._executor.post(ev.Repaired(manifest.name, verified.digest))
         self._open.pop(verified.digest, None)
+        self._forgive(manifest.name)
         return verified
 
     def gone(self, offer: Offer) -> None:

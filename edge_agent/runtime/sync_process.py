@@ -76,6 +76,7 @@ class SyncProcess:
             "--key-file": sync.key_file,
             "--log-level": self._config.log_level,
             "--orphan-s": str(self._config.limits.orphan_s),
+            "--reconnect-cap-s": str(sync.reconnect_max_s),
             "--runtime-pid": str(os.getpid()),
         }
         given = [word for name, value in options.items() if value is not None for word in (name, value)]

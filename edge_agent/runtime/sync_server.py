@@ -160,7 +160,13 @@ class SyncServer:
 
     async def _do_take_metadata(self, session: Session, header: Header, payload: bytes) -> Answer:
         files, coordinator = session.take("metadata"), session.take("coordinator")
-        await self._authority.take(decode_metadata_files(files), coordinator or None)
+        try:
+            await self._authority.take(decode_metadata_files(files), coordinator or None)
+        except Rejected as refusal:
+            for want in self._assignments.wants():  # what was assigned does not come: an operator has to see why
+                if not want.repair:
+                    await self._desk.note_refusal(want.model, want.digest, want.version, refusal)
+            raise
         named = self._authority.coordinator
         return {"epoch": named.epoch if named else 0}, b""
 

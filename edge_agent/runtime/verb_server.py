@@ -58,6 +58,7 @@ class VerbServer(Generic[Session]):
         self._gone = gone
         self._server: asyncio.Server | None = None
         self._peers: dict[asyncio.StreamWriter, asyncio.Task[None]] = {}
+        self._ending = False
 
     async def start(self, path: Path) -> None:
         """Listen. Raises Rejected when that is not possible."""
@@ -71,11 +72,13 @@ class VerbServer(Generic[Session]):
         path.chmod(0o600)
 
     async def end(self) -> None:
-        """Stop listening, and end the connections that there are."""
+        """Stop listening, and end the connections that there are: a long poll waits no longer."""
+        self._ending = True
         if self._server:
             self._server.close()
-        for writer in self._peers:
+        for writer, serving in self._peers.items():
             writer.transport.abort()
+            serving.cancel()
         if self._peers:
             await asyncio.wait(self._peers.values(), timeout=limits.WORKER_END_S)
 
@@ -95,6 +98,9 @@ class VerbServer(Generic[Session]):
             await self._converse(session, reader, writer)
         except (TimeoutError, OSError, wire.WireError) as error:
             log.info("connection_ended", role=self._role, detail=str(error) or type(error).__name__)
+        except asyncio.CancelledError:
+            if not self._ending:  # else asyncio would log a task that was cancelled as a failure
+                raise
         finally:
             self._peers.pop(writer, None)
             self._gone(session)

@@ -19,7 +19,7 @@ from edge_agent.contract import topics
 from edge_agent.contract.errors import HoldfastError
 from edge_agent.logs import set_up_logs
 from edge_agent.sync.fetching import Fetcher
-from edge_agent.sync.line import Broker, Line
+from edge_agent.sync.line import RECONNECT_CAP_S, Broker, Line
 from edge_agent.sync.link import RuntimeLink
 from edge_agent.sync.metadata import MetadataKeeper
 from edge_agent.sync.offers import Offers
@@ -117,6 +117,7 @@ def main() -> int:
         parser.add_argument(name)
     parser.add_argument("--log-level", default="info")
     parser.add_argument("--orphan-s", type=float, default=120.0)
+    parser.add_argument("--reconnect-cap-s", type=float, default=RECONNECT_CAP_S)
     parser.add_argument("--runtime-pid", type=int)
     options = parser.parse_args()
     set_up_logs(options.log_level, process="sync", device_id=options.device_id)
@@ -131,7 +132,7 @@ def _broker(options: argparse.Namespace) -> Broker:
     host, _, port = options.broker.rpartition(":")
     return Broker(
         host.strip("[]"), int(port), options.username, options.password_file, options.ca_file, options.cert_file,
-        options.key_file,
+        options.key_file, options.reconnect_cap_s,
     )  # fmt: skip
 
 

@@ -32,7 +32,7 @@ RECEIVE_MAX = 16  # unacknowledged messages from the broker; assignments and ack
 RECONNECT_BASE_S = 1.0
 RECONNECT_CAP_S = 60.0
 REFUSED_CAP_S = 300.0  # a password does not mend itself
-STEADY_S = 30.0  # a connection that held so long was a good one: the next pause is short again
+STEADY_S = 10.0  # a connection that held so long was a good one: the next pause is short again
 NOT_AUTHORISED = (0x86, 0x87)  # bad user name or password, not authorised (MQTT 5, 3.2.2.2)
 
 
@@ -42,7 +42,7 @@ class LineCut(Unavailable):
 
 @dataclass(frozen=True, slots=True)
 class Broker:
-    """Where the broker is and who we are to it. Files are paths."""
+    """Where the broker is and who we are to it. Files are paths. reconnect_cap_s: the longest pause between tries."""
 
     host: str
     port: int
@@ -51,6 +51,7 @@ class Broker:
     ca_file: str | None = None
     cert_file: str | None = None
     key_file: str | None = None
+    reconnect_cap_s: float = RECONNECT_CAP_S
 
     def password(self) -> str | None:
         """Read anew for each connection: a changed one needs no restart. Raises OSError."""
@@ -109,7 +110,7 @@ class Line:
         """Connect again and again; for each connection `talk` runs with its id until the connection ends."""
         attempt = 0
         while True:  # as long as the process lives; each pass holds a connection or waits
-            cap_s = RECONNECT_CAP_S
+            cap_s = self._broker.reconnect_cap_s
             began_s = asyncio.get_running_loop().time()
             try:
                 await self._connected(await will(), talk)

@@ -27,6 +27,7 @@ from edge_agent.sync.fetching import Fetcher
 from edge_agent.sync.line import LineCut
 from edge_agent.sync.link import RuntimeLink, send_pieces
 from edge_agent.sync.patience import pause_s
+from edge_agent.sync.signed_words import stated_digest
 
 log = structlog.get_logger()
 
@@ -82,9 +83,12 @@ class MetadataKeeper:
 
     def names(self, model: str, version: str, digest: str) -> bool:
         """Whether the present targets name this snapshot."""
-        from edge_agent.sync.updater import stated_digest
-
         return stated_digest(self.files, manifest_target_path(model, version)) == digest
+
+    async def settled(self) -> None:
+        """Return when no refresh is under way."""
+        async with self._one_at_a_time:
+            return
 
     async def refresh(self) -> bool:
         """Fetch what is new and hand it to the runtime, also when only a part of it came. Whether all is fresh."""
@@ -115,8 +119,6 @@ class MetadataKeeper:
 
     async def _walk(self, kept: MetadataFiles) -> str:
         """Set `files`; why they are not fresh."""
-        from edge_agent.sync import updater
-
         loop = asyncio.get_running_loop()
 
         def ask(name: str) -> bytes:
@@ -124,9 +126,8 @@ class MetadataKeeper:
             fetching = self._fetcher.by_name(Kind.METADATA, name, bytes_max=limits.METADATA_BYTES_MAX)
             return asyncio.run_coroutine_threadsafe(fetching, loop).result()
 
-        refreshed = await loop.run_in_executor(self._thread, updater.refresh, kept, ask, self._folder)
-        self.files = refreshed.files
-        return refreshed.fault
+        self.files, fault = await loop.run_in_executor(self._thread, _refreshed, kept, ask, self._folder)
+        return fault
 
     async def _coordinator_key(self) -> tuple[bytes, str]:
         """coordinator.json as the publisher signed it, empty when there is none yet; and why it did not come."""
@@ -152,3 +153,10 @@ class MetadataKeeper:
         log.info("metadata_taken", epoch=answer.get("epoch"))
         self._on_taken()
         return True
+
+
+def _refreshed(kept: MetadataFiles, ask: Callable[[str], bytes], folder: Path) -> tuple[MetadataFiles, str]:
+    """In the thread, as the import is: it takes long enough to hold up everything else."""
+    from edge_agent.sync import updater
+
+    return updater.refresh(kept, ask, folder)

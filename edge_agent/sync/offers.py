@@ -33,6 +33,7 @@ LOOK_S = 60.0  # wants are asked for so often without any word of a change
 CHUNKS_AT_ONCE = 2  # the second one fills the link while the first one is offered
 KEEP_S = 10.0  # the runtime hears of an offer so often, also while a chunk takes long to come
 GONE_S = 0.5
+CUT_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,7 @@ class Offers:
         self._keeper = keeper
         self._up = up
         self._troubles = Troubles()
+        self._manifest = "", b""  # the last one and its digest: another try does not fetch it again
         self._bringing = False  # bytes are on their way, which is worth while only as long as they are wanted
 
     def forgive(self) -> None:
@@ -118,7 +120,11 @@ class Offers:
 
     async def _offer(self, want: Want) -> None:
         """Raises HoldfastError: what is in the way."""
-        raw = await self._patiently(Kind.MANIFEST, want.digest, limits.MANIFEST_BYTES_MAX, None)
+        if self._manifest[0] != want.digest:
+            raw = await self._patiently(Kind.MANIFEST, want.digest, limits.MANIFEST_BYTES_MAX, None)
+            self._manifest = want.digest, raw
+        raw = self._manifest[1]
+        await self._keeper.settled()
         if not self._keeper.names(want.model, want.version, want.digest):
             await self._keeper.refresh()
         evidence = self._keeper.files.evidence()
@@ -167,7 +173,7 @@ class Offers:
             try:
                 return await self._fetcher.by_hash(kind, sha256, bytes_max=bytes_max, total_bytes=total_bytes)
             except LineCut:
-                await asyncio.sleep(0)  # `up` is cleared in the same breath
+                await asyncio.sleep(CUT_S)  # the line may not know yet
 
     async def _wants(self) -> tuple[Want, ...]:
         try:

@@ -12,7 +12,8 @@ from edge_agent.contract import limits
 
 KIB = limits.KIB
 PART_BYTES_MIN = 16 * KIB  # smaller ones are mostly overhead
-WINDOW_BYTES_FIRST = 64 * KIB  # nothing is measured yet: two seconds of a link of 256 kbit/s
+RATE_BYTES_S_FIRST = 64.0 * KIB  # nothing is measured yet: 512 kbit/s
+RATE_BYTES_S_MIN = 1.0 * KIB
 WINDOW_BYTES_MAX = limits.MIB  # of this process's memory; also what a cut of the link costs at most
 WINDOW_S = 1.0
 RTT_FACTOR = 1.25  # a link that is far away needs more than a second in flight, or it is never filled
@@ -25,9 +26,9 @@ TIMEOUT_FACTOR = 3.0
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """What is known of the link. rate_bytes_s: 0 = nothing measured. filled: the window was full in this sample."""
+    """What is known of the link. filled: the window was full in this sample."""
 
-    rate_bytes_s: float = 0.0
+    rate_bytes_s: float = RATE_BYTES_S_FIRST
     rtt_min_s: float = 0.0
     in_flight_bytes: int = 0
     began_s: float = 0.0
@@ -37,8 +38,6 @@ class Pace:
 
 def window_bytes(pace: Pace) -> int:
     """How many bytes may be in flight."""
-    if not pace.rate_bytes_s:
-        return WINDOW_BYTES_FIRST
     seconds = max(WINDOW_S, RTT_FACTOR * pace.rtt_min_s)
     return int(min(WINDOW_BYTES_MAX, max(PART_BYTES_MIN, pace.rate_bytes_s * seconds)))
 
@@ -59,7 +58,7 @@ def has_room(pace: Pace, length: int) -> bool:
 
 def timeout_s(pace: Pace) -> float:
     """How long an answer is waited for; nobody answers after the message has expired."""
-    expected_s = pace.in_flight_bytes / pace.rate_bytes_s if pace.rate_bytes_s else 0.0
+    expected_s = pace.in_flight_bytes / pace.rate_bytes_s
     return min(float(limits.GET_EXPIRY_S), max(TIMEOUT_S_MIN, TIMEOUT_FACTOR * (expected_s + pace.rtt_min_s)))
 
 
@@ -90,15 +89,14 @@ def with_arrived(pace: Pace, length: int, got_bytes: int, rtt_s: float, now_s: f
     measured = pace.sample_bytes / max(took_s, 0.001)
     rate = pace.rate_bytes_s
     if pace.filled or measured > rate:  # else little was asked for, which says nothing against the link
-        rate = measured if not rate else (1 - WEIGHT_NEW) * rate + WEIGHT_NEW * measured
+        rate = max(RATE_BYTES_S_MIN, (1 - WEIGHT_NEW) * rate + WEIGHT_NEW * measured)
     return replace(pace, rate_bytes_s=rate, began_s=now_s, sample_bytes=0, filled=False)
 
 
 def with_lost(pace: Pace, length: int) -> Pace:
     """No answer came in time: the link, the broker or the coordinator is busier than we think."""
-    return replace(
-        pace, in_flight_bytes=max(0, pace.in_flight_bytes - length), rate_bytes_s=pace.rate_bytes_s / 2, filled=False
-    )
+    rate = max(RATE_BYTES_S_MIN, pace.rate_bytes_s / 2)
+    return replace(pace, in_flight_bytes=max(0, pace.in_flight_bytes - length), rate_bytes_s=rate, filled=False)
 
 
 def with_given_up(pace: Pace, length: int) -> Pace:
@@ -107,6 +105,5 @@ def with_given_up(pace: Pace, length: int) -> Pace:
 
 
 def after_cut(pace: Pace) -> Pace:
-    """A new connection may go another way: what was measured is a guess, good for a first window a second."""
-    rate = min(pace.rate_bytes_s, float(WINDOW_BYTES_FIRST))
-    return Pace(rate_bytes_s=rate)
+    """A new connection may go another way: what was measured is a guess, good for a beginning at most."""
+    return Pace(rate_bytes_s=min(pace.rate_bytes_s, RATE_BYTES_S_FIRST))

@@ -5,6 +5,7 @@ acknowledgements. Nothing is kept here but the newest of each; the runtime has t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,11 +29,13 @@ log = structlog.get_logger()
 
 STATE_EVERY_S = 60.0  # the sign of life: "last heard"
 STATE_PAUSE_S = 0.2  # changes within this time are one message
-RESEND_BASE_S = 10.0  # for an acknowledgement; doubled up to the cap while none comes
+RESEND_BASE_S = 6.0  # for an acknowledgement; doubled up to the cap while none comes
 RESEND_CAP_S = 120.0
 RETRY_BASE_S = 0.5
 RETRY_CAP_S = 60.0
 POLL_PAUSE_S = 0.2
+CHANGE_PAUSE_S = 0.05  # changes within this time are one
+HELLO_PAUSE_S = 1.0
 # Newer metadata may name the coordinator whose signature was refused.
 MAY_BE_NEW_COORDINATOR = (Reason.SIGNATURE, Reason.NOT_AUTHORIZED)
 
@@ -119,6 +122,7 @@ class Talk:
             self._signals.outbox.set()
         if now != seen:
             self._signals.set_all()
+            await asyncio.sleep(CHANGE_PAUSE_S)
         return now if isinstance(now, int) else seen
 
     async def _announce(self, connection_id: str) -> None:
@@ -150,6 +154,7 @@ class Talk:
             self._hello_due.clear()
             await self._announce(connection_id)
             self._signals.outbox.set()
+            await asyncio.sleep(HELLO_PAUSE_S)
 
     async def _tell_state(self, connection_id: str) -> None:
         self._signals.state.clear()  # it was just told
@@ -173,7 +178,19 @@ class Talk:
             self._acked.clear()
             await self._say(REPORTS, raw)
             wait_s = pause_s(unanswered, random.random(), base_s=RESEND_BASE_S, cap_s=RESEND_CAP_S)
-            unanswered = 0 if await _within(self._acked, wait_s) else unanswered + 1
+            unanswered = 0 if await self._answered(raw, wait_s) else unanswered + 1
+
+    async def _answered(self, batch: bytes, wait_s: float) -> bool:
+        """Whether an acknowledgement came that changed what is to be sent; one of a hello may change nothing."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(wait_s):
+                while True:  # bounded by the time-out
+                    await self._acked.wait()
+                    self._acked.clear()
+                    _, now = await self._link.ask_patiently("outbox")
+                    if now != batch:
+                        return True
+        return False
 
     async def _say(self, channel: Any, payload: bytes) -> None:
         assert self.line is not None

@@ -7,13 +7,11 @@ Imported at the first refresh only: python-tuf takes 10 MB of memory.
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+import structlog
 from tuf.api.exceptions import DownloadError, DownloadHTTPError, ExpiredMetadataError, RepositoryError
 from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
 
@@ -21,8 +19,11 @@ from edge_agent.contract import limits
 from edge_agent.contract.errors import HoldfastError, Unavailable
 from edge_agent.contract.evidence import MetadataFiles
 from edge_agent.sync.requests import NotServed
+from edge_agent.sync.signed_words import version_of, version_stated
 
 Ask = Callable[[str], bytes]  # name of a metadata file -> its bytes; raises NotServed, Unavailable, Rejected
+
+log = structlog.get_logger()
 
 _BASE = "holdfast:///"
 _NOT_THERE = 404
@@ -33,14 +34,6 @@ _CONFIG = UpdaterConfig(
     snapshot_max_length=limits.METADATA_BYTES_MAX,
     targets_max_length=limits.METADATA_BYTES_MAX,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Refreshed:
-    """The files that belong together, as far as the refresh came. fault: why it came no further, '' = all is fresh."""
-
-    files: MetadataFiles
-    fault: str = ""
 
 
 class _AskingFetcher(FetcherInterface):
@@ -59,8 +52,9 @@ class _AskingFetcher(FetcherInterface):
             raise DownloadError(str(error)) from error
 
 
-def refresh(kept: MetadataFiles, ask: Ask, folder: Path) -> Refreshed:
-    """Walk from what is kept to the newest files. Blocking, and patient as `ask` is.
+def refresh(kept: MetadataFiles, ask: Ask, folder: Path) -> tuple[MetadataFiles, str]:
+    """Walk from what is kept to the newest files: those that belong together, as far as it came, and why it came no
+    further ('' = all is fresh). Blocking, and patient as `ask` is.
 
     Without a kept root the coordinator's first one is taken: it opens nothing, the runtime has its own. A refusal for
     the dates alone may be this device's wrong clock: then the rest is fetched unseen, and the runtime says what it is.
@@ -71,22 +65,15 @@ def refresh(kept: MetadataFiles, ask: Ask, folder: Path) -> Refreshed:
         folder.mkdir(mode=0o700)
         _updater(folder, kept, ask).refresh()
     except ExpiredMetadataError as error:
-        return Refreshed(_plainly(_found(folder, kept), ask), f"by date alone: {error}")
-    except (RepositoryError, DownloadError, HoldfastError, OSError, ValueError) as error:
-        return Refreshed(_found(folder, kept), f"{type(error).__name__}: {error}")
+        return _plainly(_found(folder, kept), ask), f"by date alone: {error}"
+    except Exception as error:  # of hostile bytes python-tuf raises what it likes; this process goes on in any case
+        if not isinstance(error, RepositoryError | DownloadError | HoldfastError | OSError):
+            log.error("metadata_client_failed", exc_info=error)
+        return _found(folder, kept), f"{type(error).__name__}: {error}"
     else:
-        return Refreshed(_found(folder, kept))
+        return _found(folder, kept), ""
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def stated_digest(files: MetadataFiles, target_path: str) -> str | None:
-    """The SHA-256 that targets states for this path; unverified words, good for deciding what to fetch."""
-    try:
-        stated = _signed(files.targets)["targets"][target_path]["hashes"]["sha256"]
-    except (KeyError, TypeError, ValueError):
-        return None
-    return stated if isinstance(stated, str) else None
 
 
 def _updater(folder: Path, kept: MetadataFiles, ask: Ask) -> Updater:
@@ -94,7 +81,7 @@ def _updater(folder: Path, kept: MetadataFiles, ask: Ask) -> Updater:
     history.mkdir()
     roots = kept.root_chain or (ask("1.root.json"),)
     for raw in roots:
-        (history / f"{_version(raw)}.root.json").write_bytes(raw)
+        (history / f"{version_of(raw)}.root.json").write_bytes(raw)
     for role, file in (("timestamp", kept.timestamp), ("snapshot", kept.tuf_snapshot), ("targets", kept.targets)):
         if file is not None:
             (folder / f"{role}.json").write_bytes(file)
@@ -103,7 +90,7 @@ def _updater(folder: Path, kept: MetadataFiles, ask: Ask) -> Updater:
         metadata_base_url=_BASE,
         fetcher=_AskingFetcher(ask),
         config=_CONFIG,
-        bootstrap=min(roots, key=_version),
+        bootstrap=min(roots, key=version_of),
     )
 
 
@@ -112,9 +99,9 @@ def _found(folder: Path, kept: MetadataFiles) -> MetadataFiles:
     history = sorted((folder / "root_history").glob("*.root.json"), key=lambda path: int(path.name.split(".")[0]))
     roots = tuple(path.read_bytes() for path in history)[-limits.ROOT_CHAIN_MAX :] or kept.root_chain
     timestamp, snapshot, targets = (_read(folder / f"{role}.json") for role in ("timestamp", "snapshot", "targets"))
-    if timestamp is None or snapshot is None or _link(timestamp, "snapshot.json") != _version(snapshot):
+    if timestamp is None or snapshot is None or version_stated(timestamp, "snapshot.json") != version_of(snapshot):
         return MetadataFiles(roots, timestamp)
-    if targets is None or _link(snapshot, "targets.json") != _version(targets):
+    if targets is None or version_stated(snapshot, "targets.json") != version_of(targets):
         return MetadataFiles(roots, timestamp, snapshot)
     return MetadataFiles(roots, timestamp, snapshot, targets)
 
@@ -125,14 +112,14 @@ def _plainly(found: MetadataFiles, ask: Ask) -> MetadataFiles:
     try:
         while len(roots) < limits.ROOT_CHAIN_MAX:
             try:
-                roots.append(ask(f"{_version(roots[-1]) + 1}.root.json"))
+                roots.append(ask(f"{version_of(roots[-1]) + 1}.root.json"))
             except NotServed as error:
                 if error.status != _NOT_THERE:
                     raise
                 break
         timestamp = ask("timestamp.json")
-        snapshot = ask(f"{_link(timestamp, 'snapshot.json')}.snapshot.json")
-        targets = ask(f"{_link(snapshot, 'targets.json')}.targets.json")
+        snapshot = ask(f"{version_stated(timestamp, 'snapshot.json')}.snapshot.json")
+        targets = ask(f"{version_stated(snapshot, 'targets.json')}.targets.json")
     except (Unavailable, ValueError):
         return MetadataFiles(tuple(roots), timestamp, snapshot)
     return MetadataFiles(tuple(roots), timestamp, snapshot, targets)
@@ -142,29 +129,3 @@ def _read(path: Path) -> bytes | None:
     with contextlib.suppress(FileNotFoundError):
         return path.read_bytes()
     return None
-
-
-def _signed(raw: bytes | None) -> Any:
-    """The signed part, whatever it is. Raises ValueError when there is none."""
-    frame = json.loads(raw or b"")
-    signed = frame.get("signed") if isinstance(frame, dict) else None
-    if isinstance(signed, dict):
-        return signed
-    raise ValueError("a metadata file without a signed part")
-
-
-def _version(raw: bytes) -> int:
-    return _counted(_signed(raw).get("version"))
-
-
-def _link(raw: bytes, name: str) -> int:
-    """The version of another file that this one states."""
-    meta = _signed(raw).get("meta")
-    stated = meta.get(name) if isinstance(meta, dict) else None
-    return _counted(stated.get("version") if isinstance(stated, dict) else None)
-
-
-def _counted(version: object) -> int:
-    if not isinstance(version, int) or isinstance(version, bool) or not 1 <= version <= limits.RELEASE_MAX:
-        raise ValueError(f"not a version: {version!r:.40}")
-    return version

@@ -99,7 +99,7 @@ class Device:
             paho.CallbackAPIVersion.VERSION2, client_id=self.connection_id, protocol=paho.MQTTv5
         )
         client.username_pw_set(self.device_id, self._password)
-        client.will_set(topics.PRESENCE.topic(self.device_id), encode(self._presence(False)), qos=1)
+        client.will_set(topics.PRESENCE.topic(self.device_id), encode(self.presence(False)), qos=1)
         client.on_message = self._on_message
         client.connect(HOST, self._broker.port)
         client.loop_start()
@@ -125,7 +125,8 @@ class Device:
         name = message.topic.rpartition("/")[2]
         if name == topics.GOT.name:
             words = dict(getattr(message.properties, "UserProperty", []))
-            self._got[message.properties.CorrelationData] = (words, message.payload)
+            correlation = getattr(message.properties, "CorrelationData", b"")
+            self._got[correlation] = (words, message.payload)
         self.heard[name].put(message)
 
     # ---- saying
@@ -139,17 +140,21 @@ class Device:
 
     def hello(self, **changes: Any) -> None:
         """Who is there, and how far."""
+        self.say(topics.HELLO, self.hello_document(**changes))
+
+    def hello_document(self, **changes: Any) -> Hello:
+        """What `hello` says."""
         told: dict[str, Any] = {
             "device_id": self.device_id, "connection_id": self.connection_id, "agent_version": "0.1.0",
             "contracts": CONTRACT_VERSIONS, "device_type": "x86_64", "models": self.models, "engines": ("numpy",),
             "incarnation": self.incarnation, "acknowledged": self.acknowledged, "epoch": self.epoch,
             "revision": self.revision, "state_digest": "0" * 64,
         }  # fmt: skip
-        self.say(topics.HELLO, Hello(**{**told, **changes}))
+        return Hello(**{**told, **changes})
 
     def online(self) -> None:
         """Presence."""
-        self.say(topics.PRESENCE, self._presence(True))
+        self.say(topics.PRESENCE, self.presence(True))
 
     def state(self, **slots: SlotState) -> None:
         """All that it runs."""
@@ -172,7 +177,8 @@ class Device:
         batch = ReportBatch(self.device_id, self.incarnation, after, reports)
         self.say(topics.REPORTS, msgspec.structs.replace(batch, **changes))
 
-    def _presence(self, online: bool) -> Presence:
+    def presence(self, online: bool) -> Presence:
+        """What it says of itself, or the broker in its name."""
         return Presence(self.device_id, self.connection_id, online, "0.1.0")
 
     # ---- hearing
@@ -185,11 +191,16 @@ class Device:
             raise AssertionError(f"{self.device_id} heard nothing on {channel.name}") from None
 
     def next_assignment(self) -> Assignment:
-        """The next assignment, its signature checked; this device has taken it then."""
-        assignment = parse_assignment(self._opened(topics.ASSIGNMENT))
-        assert assignment.device_id == self.device_id
-        self.epoch, self.revision = assignment.epoch, assignment.revision
-        return assignment
+        """The next assignment, its signature checked; this device has taken it then. One that is older than what it has
+        is passed over, as a device does.
+        """
+        for _ in range(100):
+            assignment = parse_assignment(self._opened(topics.ASSIGNMENT))
+            assert assignment.device_id == self.device_id
+            if (assignment.epoch, assignment.revision) >= (self.epoch, self.revision):
+                self.epoch, self.revision = assignment.epoch, assignment.revision
+                return assignment
+        raise AssertionError(f"{self.device_id} hears old assignments alone")
 
     def wait_assignment(self, version: str | None, model: str = "tiny") -> Assignment:
         """The first assignment of this version (None: of none) that comes."""

@@ -92,7 +92,7 @@ def test_the_will_of_an_earlier_connection_says_nothing_about_the_present_one(
     town: Town, new_device: NewDevice
 ) -> None:
     device = new_device(town, "will-1")
-    stale = device._presence(False)
+    stale = device.presence(False)
     device.disconnect()
     device.connect()
     device.hello()
@@ -101,7 +101,7 @@ def test_the_will_of_an_earlier_connection_says_nothing_about_the_present_one(
     device.reports(1)
     device.wait_ack(1)  # said after the stale will, so that one has been heard
     assert town.ask("GET", "/v1/devices/will-1")[1]["online"]
-    device.say(topics.PRESENCE, device._presence(False))
+    device.say(topics.PRESENCE, device.presence(False))
     wait_until(lambda: not town.ask("GET", "/v1/devices/will-1")[1]["online"], "its own will counts")
 
 

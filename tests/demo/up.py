@@ -1,4 +1,4 @@
-"""`make up` and `make down`: a fleet of three devices that runs on in the background. Its parts are the harness's.
+"""`make up` and `make down`: a fleet of devices that runs on in the background. Its parts are the harness's.
 
 .run/fleet.json says where everything is; logs and state are below .run/fleet/, made anew by each `make up`.
 """
@@ -9,6 +9,7 @@ import argparse
 import fcntl
 import json
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -52,7 +53,7 @@ class Place:
             yield
 
 
-def up(place: Place) -> int:
+def up(place: Place, devices: int = DEVICES) -> int:
     """Start the fleet; says so if it is up already. 1: a part of an earlier one has ended, or is left over."""
     noted = place.running.processes()
     ended = [process.what for process in noted if not process.lives()]
@@ -61,12 +62,18 @@ def up(place: Place) -> int:
         print(place.document.read_text())
         return 0
     if noted:
-        say(f"there is a fleet that is not whole (ended: {', '.join(ended) or 'make up, before it was done'})")
+        why = f"ended: {', '.join(ended)}" if ended else "the last make up was cut off"
+        say(f"there is a fleet that is not whole ({why})")
         say("next step: make down, then make up")
         return 1
     shutil.rmtree(place.folder, ignore_errors=True)
     place.folder.mkdir(parents=True)
-    document = _start(place)
+    try:
+        document = _start(place, devices)
+    except (AssertionError, OSError, subprocess.SubprocessError) as error:
+        say(f"it did not come up, and what was started is ended: {error}")
+        say(f"next step: see the logs below {place.folder}")
+        return 1
     made = place.document.with_suffix(".new")
     made.write_text(json.dumps(document, indent=2) + "\n")
     made.rename(place.document)
@@ -76,7 +83,7 @@ def up(place: Place) -> int:
     return 0
 
 
-def _start(place: Place) -> dict[str, Any]:
+def _start(place: Place, devices: int) -> dict[str, Any]:
     """Everything, or nothing: when a step fails, what was started is ended."""
     say(f"{RECIPE} {', '.join(VERSIONS)}: train what is not in .cache, prove, sign")
     models_cache.make_all([models_cache.Recipe(RECIPE, version) for version in VERSIONS])
@@ -86,7 +93,7 @@ def _start(place: Place) -> dict[str, Any]:
     fleet = Fleet(
         place.folder,
         releases,
-        DEVICES,
+        devices,
         factory=VERSIONS[0],
         model={"probation_s": PROBATION_S},
         detached=True,
@@ -94,7 +101,7 @@ def _start(place: Place) -> dict[str, Any]:
         scrub=SCRUB,
         limits=LIMITS,
     )
-    say(f"broker, coordinator, {DEVICES} devices")
+    say(f"broker, coordinator, {devices} devices")
     try:
         fleet.start()
         return describe(fleet, _heldout(place.folder))
@@ -156,10 +163,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.demo.up", description=__doc__)
     parser.add_argument("what", choices=("up", "down"))
     parser.add_argument("--run", type=Path, default=ROOT / ".run", help="where fleet.json and the fleet's folder are")
+    parser.add_argument("--devices", type=int, default=DEVICES, help="how many (default: %(default)s)")
     options = parser.parse_args()
     place = Place(options.run.resolve())
     with place.alone():
-        return up(place) if options.what == "up" else down(place)
+        return up(place, options.devices) if options.what == "up" else down(place)
 
 
 if __name__ == "__main__":

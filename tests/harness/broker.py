@@ -66,12 +66,15 @@ class Broker:
             if port is not None:
                 self.port = port
                 return self
+            if "in use" not in self.log_tail(2):
+                break
         raise AssertionError(f"the broker did not start: {self.log_tail()}")
 
     def _start_once(self) -> int | None:
         """The port on which it accepts connections; None when it has ended, which the log explains."""
         (self.folder / "port").unlink(missing_ok=True)
         command = [BROKER_SH, "start", self.folder, f"{HOST}:{self.port}"]
+        log_from = self.log_file.stat().st_size if self.log_file.exists() else 0
         with self.log_file.open("ab") as log:
             process = self._process = subprocess.Popen(
                 [*map(str, command), *(["--certificates"] if self._certificates else [])],
@@ -82,7 +85,7 @@ class Broker:
             )
         try:
             wait_until(
-                lambda: process.poll() is not None or self._accepts(),
+                lambda: process.poll() is not None or self._accepts(log_from),
                 lambda: f"the broker accepts connections: {self.log_tail()}",
                 READY_S,
             )
@@ -91,7 +94,9 @@ class Broker:
             raise
         return None if process.poll() is not None else int((self.folder / "port").read_text())
 
-    def _accepts(self) -> bool:
+    def _accepts(self, log_from: int) -> bool:
+        if b" running" not in self.log_file.read_bytes()[log_from:]:
+            return False  # whoever accepts connections there is somebody else
         with contextlib.suppress(OSError, ValueError):
             port = int((self.folder / "port").read_text())
             with socket.create_connection((HOST, port), timeout=1.0):

@@ -114,7 +114,11 @@ class Fleet:
         if self._factory is not None:
             model["factory"] = str(self.folder / "factory.db")
         serving = {"http": f"{HOST}:{free_port()}", **self._sections.get("serving", {})}  # the same after a restart
-        sync = {"broker": broker or self.broker.address, "password_file": str(self.broker.add_user(name))}
+        sync = {
+            "broker": broker or self.broker.address,
+            "password_file": str(self.broker.add_user(name)),
+            **self._sections.get("sync", {}),
+        }
         agent = Agent(
             self.folder / name,
             self.releases.root_file,

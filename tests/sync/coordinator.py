@@ -1,5 +1,5 @@
-"""The coordinator's end of the line, scripted: it hears everything, answers what it has, and signs nothing. The real
-one is in cloud_sync.
+"""The coordinator's end of the line, scripted: it hears everything, answers what it has, signs nothing. The real one is
+in cloud_sync.
 """
 
 from __future__ import annotations
@@ -49,6 +49,10 @@ class ScriptedCoordinator:
         """Hang up."""
         self._client.disconnect()
         self._client.loop_stop()
+
+    def until(self, condition: Callable[[], object], what: str) -> None:
+        """Wait for this."""
+        wait_until(condition, what)
 
     def serve_repository(self, folder: Path) -> None:
         """Have everything that the publisher's repository has, as it is now."""

@@ -49,7 +49,7 @@ class ScriptedRuntime:
         self.outbox: list[Report] = []
         self.refuse: Callable[[str, Header, bytes], HoldfastError | None] = lambda _op, _header, _payload: None
         self._seen = 1
-        self._state_number = 0
+        self.state_number = 0
         self._changed = threading.Condition()
         self._connections: list[socket.socket] = []
         self._listener: socket.socket | None = None
@@ -160,8 +160,8 @@ class ScriptedRuntime:
             return {"seen": self._seen, "outbox": len(self.outbox)}, b""
 
     def _do_state(self, _documents: Any, header: Header, _payload: bytes) -> tuple[Header, bytes]:
-        self._state_number += 1
-        state = DeviceState(DEVICE, header["connection_id"], self._state_number, 0, "0.1.0", 1, 2, None, {})
+        self.state_number += 1
+        state = DeviceState(DEVICE, header["connection_id"], self.state_number, 0, "0.1.0", 1, 2, None, {})
         raw = canonical.encode(state)
         return {"digest": canonical.sha256_hex(raw)}, raw
 
@@ -171,6 +171,8 @@ class ScriptedRuntime:
 
     def _do_ack(self, _documents: Any, _header: Header, payload: bytes) -> tuple[Header, bytes]:
         self.acks.append(payload)
+        if not payload.isdigit():
+            raise Rejected("nobody signed this", reason=Reason.SIGNATURE)
         self.acknowledged = int(payload)  # the scripted coordinator signs nothing
         self.outbox = [report for report in self.outbox if report.number > self.acknowledged]
         return {"acknowledged": self.acknowledged}, b""

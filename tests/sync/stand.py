@@ -20,16 +20,16 @@ from tests.sync.runtime import DEVICE, ScriptedRuntime
 
 
 class Wire:
-    """A TCP link to the broker that can be cut, and held closed."""
+    """A TCP link to the broker that can be cut, closed and slowed down. bytes_s_max: towards the device."""
 
     def __init__(self, broker: Broker) -> None:
+        self.bytes_s_max = 0  # 0: as fast as it can
         self._to = (HOST, broker.port)
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
-        self.open = True
-        self.accepted = 0
-        self._listener = socket.create_server((HOST, 0))
-        self.address = f"{HOST}:{self._listener.getsockname()[1]}"
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._pacing = threading.Event()
+        self._port = 0
+        self.restore()
+        self.address = f"{HOST}:{self._port}"
 
     def cut(self) -> None:
         """End what is connected, without a goodbye."""
@@ -39,9 +39,14 @@ class Wire:
                     end.shutdown(socket.SHUT_RDWR)
         self._pairs.clear()
 
+    def restore(self) -> None:
+        """The broker is there (again)."""
+        self._listener = socket.create_server((HOST, self._port))
+        self._port = self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
     def close(self) -> None:
-        """No link any more."""
-        self.open = False
+        """No link any more: who connects is refused."""
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
@@ -51,24 +56,25 @@ class Wire:
         with contextlib.suppress(OSError):
             while True:  # until the listener is closed
                 near, _ = self._listener.accept()
-                self.accepted += 1
-                if not self.open:
-                    near.close()
-                    continue
                 try:
                     far = socket.create_connection(self._to)
                 except OSError:
                     near.close()
                     continue
                 self._pairs.append((near, far))
-                for one, other in ((near, far), (far, near)):
-                    threading.Thread(target=_pump, args=(one, other), daemon=True).start()
+                for one, other, slow in ((near, far, False), (far, near, True)):
+                    threading.Thread(target=self._pump, args=(one, other, slow), daemon=True).start()
+
+    def _pump(self, source: socket.socket, target: socket.socket, slow: bool) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(1 << 12):
+                if slow and self.bytes_s_max:
+                    self._pacing.wait(len(data) / self.bytes_s_max)  # never set: this is the link's rate
+                target.sendall(data)
+        _end(source, target)
 
 
-def _pump(source: socket.socket, target: socket.socket) -> None:
-    with contextlib.suppress(OSError):
-        while data := source.recv(1 << 16):
-            target.sendall(data)
+def _end(source: socket.socket, target: socket.socket) -> None:
     for end in (source, target):
         with contextlib.suppress(OSError):
             end.shutdown(socket.SHUT_RDWR)
@@ -98,7 +104,7 @@ class Stand:
         command = [
             sys.executable, "-m", "edge_agent.sync", "--socket", str(self.runtime.path), "--broker", self.wire.address,
             "--device-id", DEVICE, "--username", DEVICE, "--password-file", str(self.password_file),
-            "--orphan-s", str(orphan_s), "--log-level", "debug", *more,
+            "--orphan-s", str(orphan_s), "--log-level", "debug", "--reconnect-cap-s", "0.2", *more,
         ]  # fmt: skip
         with self.log_file.open("ab") as log:
             self._process = subprocess.Popen(

@@ -28,6 +28,7 @@ def _devices() -> None:
         sa.Column("connected", sa.Boolean(), nullable=False),
         *map(_number, ("last_heard_unix_ms", "told_epoch", "told_revision")),
         sa.Column("resumes", sa.Integer(), nullable=False),
+        sa.Column("report_resumes", sa.Integer(), nullable=False),
         _number("lost_reports"),
         sa.Column("state", sa.LargeBinary()),
     )
