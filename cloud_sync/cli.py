@@ -27,6 +27,12 @@ def _says_what_to_do(command: Command) -> Command:
     def wrapped(*arguments: Any, **options: Any) -> None:
         try:
             command(*arguments, **options)
+        except ModuleNotFoundError as error:
+            if error.name not in ("alembic", "sqlalchemy"):
+                raise
+            click.echo(f"cloud-sync: {error.name} is not installed", err=True)
+            click.echo("next step: install the project with its extra `cloud`: pip install 'holdfast[cloud]'", err=True)
+            sys.exit(1)
         except HoldfastError as error:
             click.echo(f"cloud-sync: {error.message}", err=True)
             if error.next_step:

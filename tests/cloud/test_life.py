@@ -1,0 +1,130 @@
+"""Starting, stopping and being killed: one coordinator per folder, nothing forgotten, a broker that lost everything."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from edge_agent.contract import topics
+from tests.cloud.conftest import NewDevice
+from tests.cloud.town import Town
+from tests.harness.agent import wait_until
+from tests.harness.coordinator import CLOUD_SYNC
+from tests.harness.releases import Releases
+
+
+def cloud_sync(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run the command, whatever becomes of it."""
+    command = [*CLOUD_SYNC, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_init_makes_the_folder_once_and_never_overwrites(tmp_path: Path, published: Releases) -> None:
+    data = tmp_path / "data"
+    made = cloud_sync("init", "--data", data, "--root", published.root_file)
+    assert made.returncode == 0, made.stderr
+    assert (data / "coordinator.pub").read_text() == made.stdout
+    assert (data / "1.root.json").read_bytes() == published.root_file.read_bytes()
+    for name in ("coordinator.key", "token"):
+        assert stat.S_IMODE((data / name).stat().st_mode) == 0o600
+    again = cloud_sync("init", "--data", data, "--root", published.root_file)
+    assert again.returncode == 1
+    assert "never overwritten" in again.stderr
+    assert (data / "coordinator.pub").read_text() == made.stdout
+    missing = cloud_sync("init", "--data", tmp_path / "other", "--root", tmp_path / "none.json")
+    assert (missing.returncode, "--root" in missing.stderr) == (1, True)
+
+
+def test_serve_without_a_folder_or_with_a_wrong_address_says_what_to_do(tmp_path: Path) -> None:
+    done = cloud_sync("serve", "--data", tmp_path / "none", "--broker", "localhost:1883")
+    assert (done.returncode, "cloud-sync init" in done.stderr) == (1, True)
+    done = cloud_sync("serve", "--data", tmp_path, "--broker", "localhost")
+    assert (done.returncode, "HOST:PORT" in done.stderr) == (1, True)
+
+
+def test_a_database_is_made_from_nothing_and_one_of_a_newer_version_is_refused(idle: Town) -> None:
+    done = cloud_sync("migrate", "--data", idle.data)
+    assert (done.returncode, done.stdout) == (0, "0001\n"), done.stderr
+    assert cloud_sync("migrate", "--data", idle.data).stdout == "0001\n"
+    with sqlite3.connect(idle.data / "coordinator.db") as database:
+        database.execute("UPDATE alembic_version SET version_num = '9999'")
+    database.close()
+    for command in (["migrate"], ["serve", "--broker", idle.broker.address, "--http", "127.0.0.1:0"]):
+        done = cloud_sync(command[0], "--data", idle.data, *command[1:])
+        assert done.returncode == 1
+        assert "newer version" in done.stderr
+        assert "restore a backup" in done.stderr
+
+
+def test_a_second_coordinator_on_the_same_folder_is_refused_and_the_first_goes_on(own: Town) -> None:
+    second = cloud_sync("serve", "--data", own.data, "--broker", own.broker.address, "--http", "127.0.0.1:0")
+    assert second.returncode == 1
+    assert "another coordinator" in second.stderr
+    assert json.loads((own.data / "endpoint.json").read_text()) == {"url": own.url, "pid": own.pid}
+    assert own.ask("GET", "/v1/devices") == (200, {"devices": []})
+
+
+def test_a_graceful_stop_leaves_a_whole_database_and_no_endpoint(own: Town, new_device: NewDevice) -> None:
+    device = new_device(own, "d1")
+    own.rollout("1.0.0")
+    device.wait_assignment("1.0.0")
+    own.stop()
+    assert own.exit_code == 0, own.log_tail()
+    assert not (own.data / "endpoint.json").exists()
+    assert not (own.data / "coordinator.db-wal").exists()
+    log = own.log_file.read_text()
+    assert "Traceback" not in log, own.log_tail(60)
+    assert '"stopped"' in log
+    own.restart()
+    assert own.device("d1")["models"]["tiny"]["assigned"]["version"] == "1.0.0"
+
+
+@pytest.mark.parametrize("how", ["kill", "stop"])
+def test_rollouts_devices_and_assignments_are_there_after_a_restart(
+    own: Town, new_device: NewDevice, published: Releases, how: str
+) -> None:
+    device = new_device(own, "d1")
+    made = own.rollout("1.0.0", "one")
+    taken = device.wait_assignment("1.0.0")
+    getattr(own, how)()
+    own.restart()
+    device.next(topics.COORDINATOR)
+    assert device.next_assignment() == taken
+    assert own.rollout_now(made["id"])["devices"] == {"d1": "assigned"}, "it counts as there until it falls silent"
+    shown = own.ask("GET", "/v1/snapshots")[1]["snapshots"]
+    assert {(one["name"], one["version"]) for one in shown} >= {("tiny", "1.0.0"), ("tiny", "1.1.0")}
+    assert {one["digest"] for one in shown} >= {published.all["1.0.0"].digest}
+
+
+def test_a_broker_that_lost_everything_has_the_retained_assignments_again(own: Town, new_device: NewDevice) -> None:
+    device = new_device(own, "d1")
+    own.rollout("1.0.0")
+    taken = device.wait_assignment("1.0.0")
+    device.disconnect()
+    own.broker.kill()
+    wait_until(lambda: not (own.health_or_none() or {})["broker"]["connected"], "it notices")
+    assert (own.health_or_none() or {})["status"] == "degraded"
+    own.broker.start()
+    own.wait_connected()
+    device.connect()  # and says nothing: what comes is what the broker keeps
+    assert device.next_assignment() == taken
+
+
+def test_a_rollout_while_the_broker_is_away_is_committed_and_published_once_it_is_back(
+    own: Town, new_device: NewDevice
+) -> None:
+    device = new_device(own, "d1")
+    device.disconnect()
+    own.broker.kill()
+    wait_until(lambda: not (own.health_or_none() or {})["broker"]["connected"], "it notices")
+    made = own.rollout("1.0.0")
+    assert made["state"] == "running"
+    own.broker.start()
+    own.wait_connected()
+    device.connect()
+    device.wait_assignment("1.0.0")
