@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 
 from edge_agent.contract.device_state import CandidateState
 from tests.fleet.conftest import Scene
@@ -115,6 +116,21 @@ def test_following_outlives_a_restart_of_the_coordinator(operator: Operator, sce
         player.serve()
         out = ended(following, 0)
     assert f"{scene.model}@1.1.0, all, done: 1 done" in out
+
+
+def test_an_operator_who_stops_watching_stops_nothing_else(operator: Operator, scene: Scene) -> None:
+    player = scene.enter("a", waits)
+    with operator.beside("rollout", "start", scene.model, "--to", "1.1.0", "--wait", "60") as following:
+        assert following.stderr is not None
+        assert "has begun" in following.stderr.readline()
+        assert "1 assigned" in following.stderr.readline()
+        following.send_signal(signal.SIGINT)
+        out, err = following.communicate(timeout=30)
+    assert following.returncode == 1 and out == "" and err.strip() == "Aborted!"
+    wait_until(lambda: player.wishes, "the wish arrived")
+    player.serve()
+    which = operator.document("rollout", "status")["rollouts"][0]["id"]
+    assert operator.document("rollout", "status", which, "--watch")["rollout"]["state"] == "done"
 
 
 def test_a_newer_rollout_ends_the_watching_of_an_older_one(operator: Operator, scene: Scene) -> None:
