@@ -29,14 +29,16 @@ STAGES = ("pending", "offline", "assigned", "fetching", "proving", "probation", 
 RUNNING, DONE, HALTED, SUPERSEDED = "running", "done", "halted", "superseded"
 
 
-def follow(coordinator: Coordinator, first: Told[Rollout], wait_s: float | None) -> Told[Rollout]:
+def follow(
+    coordinator: Coordinator, first: Told[Rollout], wait_s: float | None, *, away_s: float = AWAY_S
+) -> Told[Rollout]:
     """Look again and again until the rollout has ended or wait_s (seconds; None: no bound) is over; the last look.
 
-    Raises Unavailable when the coordinator stays away.
+    Raises Unavailable when the coordinator stays away for away_s.
     """
     with RolloutProgress(first.view) as shown:
         last = first
-        for last in _looks(coordinator, first, wait_s, shown):
+        for last in _looks(coordinator, first, wait_s, away_s, shown):
             shown.update(last.view)
         return last
 
@@ -123,7 +125,7 @@ class RolloutProgress(AbstractContextManager["RolloutProgress"]):
 
 
 def _looks(
-    coordinator: Coordinator, first: Told[Rollout], wait_s: float | None, shown: RolloutProgress
+    coordinator: Coordinator, first: Told[Rollout], wait_s: float | None, away_s: float, shown: RolloutProgress
 ) -> Iterator[Told[Rollout]]:
     """The rollout, now and whenever it was looked at again; ends with it or with the time."""
     began = heard = time.monotonic()
@@ -137,7 +139,7 @@ def _looks(
         try:
             last = coordinator.rollout(first.view.id)
         except Unavailable as error:
-            if time.monotonic() - heard > AWAY_S:
+            if time.monotonic() - heard > away_s:
                 raise
             if not is_away:
                 shown.say(f"{error.message}; it is waited for")

@@ -5,7 +5,12 @@ from __future__ import annotations
 import json
 import signal
 
+import pytest
+
+from cloud_sync.client.api import Coordinator
+from cloud_sync.operator_cli.following import follow
 from edge_agent.contract.device_state import CandidateState
+from edge_agent.contract.errors import Unavailable
 from tests.fleet.conftest import Scene
 from tests.fleet.played import refuses, waits
 from tests.fleet.stand import Operator, ended
@@ -116,6 +121,25 @@ def test_following_outlives_a_restart_of_the_coordinator(operator: Operator, sce
         player.serve()
         out = ended(following, 0)
     assert f"{scene.model}@1.1.0, all, done: 1 done" in out
+
+
+def test_a_coordinator_that_stays_away_ends_the_following_and_what_was_known_is_told(
+    operator: Operator, scene: Scene
+) -> None:
+    scene.enter("a", waits)
+    wish = ("rollout", "start", scene.model, "--to", "1.1.0", "--wait", "3", "--json")
+    with operator.beside(*wish) as following, Coordinator(operator.town.url, operator.town.token_file) as client:
+        assert following.stderr is not None
+        assert "has begun" in following.stderr.readline()
+        assert "1 assigned" in following.stderr.readline()
+        first = client.rollout(operator.document("rollout", "status")["rollouts"][0]["id"])
+        operator.town.stop()
+        with pytest.raises(Unavailable, match="cannot be reached"):
+            follow(client, first, None, away_s=0.2)
+        told = json.loads(ended(following, 1))
+    operator.town.restart()
+    assert "is not done after 3 s" in told["message"] and told["rollout"]["state"] == "running"
+    assert told["refusals"] == [] and told["next_step"]
 
 
 def test_an_operator_who_stops_watching_stops_nothing_else(operator: Operator, scene: Scene) -> None:
