@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import structlog
 
@@ -69,6 +70,11 @@ async def run(options: argparse.Namespace) -> int:
     async def publish(channel: topics.Channel, payload: bytes, *, correlation: bytes = b"") -> None:
         await line.publish(channel, payload, correlation=correlation)
 
+    def on_link(connected: bool, detail: str) -> None:
+        teller.note(connected, detail)
+        if connected:
+            keeper.want()
+
     source = MqttSource(publish, tally)
     fetcher = Fetcher(source)
     talk = Talk(link, signals, tally, lambda: offers.forgive(), lambda: keeper.want_soon())
@@ -82,14 +88,13 @@ async def run(options: argparse.Namespace) -> int:
             topics.GOT.name: source.take,
             topics.COORDINATOR.name: talk.on_coordinator_here,
         },
-        teller.note,
+        on_link,
     )
     keeper = MetadataKeeper(link, fetcher, line.up, talk.assignments.try_again, link.folder / "sync-metadata")
     offers = Offers(link, fetcher, keeper, line.up)
     signals.wants = offers.changed
 
     async def converse(connection_id: str) -> None:
-        keeper.want()
         try:
             await talk.converse(connection_id)
         finally:
@@ -125,7 +130,11 @@ def main() -> int:
         import uvloop
 
         asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
-    return asyncio.run(run(options))
+    try:
+        return asyncio.run(run(options))
+    except Exception:  # our bug: the runtime starts another process, and no thread of this one is waited for
+        log.exception("sync_failed")
+        _leave(1)
 
 
 def _broker(options: argparse.Namespace) -> Broker:
@@ -145,7 +154,7 @@ def _leave_with(runtime_pid: int) -> None:
     asyncio.get_running_loop().add_reader(pidfd, _leave, 0)
 
 
-def _leave(code: int) -> None:
+def _leave(code: int) -> NoReturn:
     """End at once: threads that wait for a broker or for python-tuf hold nothing up, and nothing has to be saved."""
     with contextlib.suppress(OSError):
         sys.stderr.flush()

@@ -88,7 +88,10 @@ Handler = Callable[[Message], None]
 
 
 class Line:
-    """One for the process. handlers: by channel name; they only note what came, and raise nothing."""
+    """One for the process. handlers: by channel name; they only note what came, and raise nothing.
+
+    on_link: told of each connection before anybody uses it, and why there is none.
+    """
 
     def __init__(
         self,
@@ -156,8 +159,8 @@ class Line:
                 await self._subscribe(client)
                 log.info("line_up", connection=will.connection_id)
                 self._client = client
-                self.up.set()
                 self._on_link(True, "")
+                self.up.set()
                 await _first_of(talk(will.connection_id), _until_ended(client))
         finally:
             self._client = None

@@ -5,6 +5,7 @@ runtime to verify. The walk itself is `updater`'s.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -34,7 +35,7 @@ log = structlog.get_logger()
 EVERY_S = 6 * 3600.0  # a publisher's timestamp is good for days; this is how soon a revocation is heard of
 RETRY_BASE_S = 5.0
 RETRY_CAP_S = 600.0
-ASKED_PAUSE_S = 30.0  # wishes for another refresh within this time are one
+ASKED_PAUSE_S = 10.0  # a stream of refused documents is no stream of refreshes
 
 
 class MetadataKeeper:
@@ -52,34 +53,38 @@ class MetadataKeeper:
         self._one_at_a_time = asyncio.Lock()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tuf")
         self._wanted = asyncio.Event()
-        self._refreshed_s = float("-inf")
+        self._wanted_later: asyncio.TimerHandle | None = None
+        self._refreshed_s = 0.0
 
     async def run(self) -> None:
         """Refresh at each connection, when asked to, and every EVERY_S; after a failure sooner."""
         failures = 0
         while True:  # as long as the process lives; each pass refreshes once and waits
             await self._up.wait()
+            self._wanted.clear()
             failures = 0 if await self.refresh() else failures + 1
             chance = random.random()
             if failures:
                 wait_s = pause_s(failures - 1, chance, base_s=RETRY_BASE_S, cap_s=RETRY_CAP_S)
             else:
                 wait_s = pause_s(0, chance, base_s=EVERY_S, cap_s=EVERY_S)
-            self._wanted.clear()
-            try:
+            with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wait_s):
                     await self._wanted.wait()
-            except TimeoutError:
-                continue
 
     def want(self) -> None:
         """Refresh soon: there is a new connection, or something was refused that newer metadata may explain."""
         self._wanted.set()
 
     def want_soon(self) -> None:
-        """Like `want`, but not again and again."""
-        if asyncio.get_running_loop().time() - self._refreshed_s > ASKED_PAUSE_S:
-            self.want()
+        """Like `want`, but with a pause after the last refresh: wishes in between are one."""
+        if self._wanted_later is None:
+            at_s = self._refreshed_s + ASKED_PAUSE_S
+            self._wanted_later = asyncio.get_running_loop().call_at(at_s, self._want_now)
+
+    def _want_now(self) -> None:
+        self._wanted_later = None
+        self.want()
 
     def names(self, model: str, version: str, digest: str) -> bool:
         """Whether the present targets name this snapshot."""

@@ -97,6 +97,7 @@ class Offers:
         else:
             log.info("offered", model=want.model, version=want.version, digest=want.digest, repair=want.repair)
             self._troubles = self._troubles.cleared(want.digest)
+            self._manifest = "", b""
             if want in await self._wants():
                 self._note_trouble(want)  # it was taken and is wanted still: not again at once
         finally:
@@ -198,8 +199,11 @@ def _want(stated: Any) -> Want | None:
 
 
 def _chunk_lengths(manifest_raw: bytes) -> dict[str, int]:
-    """How long each chunk is, so that it can be asked for in parts at once. Raises Rejected."""
-    entries = parse_manifest(manifest_raw).files
+    """How long each chunk is, so that it can be asked for in parts at once; what a manifest is, the runtime judges."""
+    try:
+        entries = parse_manifest(manifest_raw).files
+    except Rejected:
+        return {}
     return {
         sha256: length for entry in entries for sha256, length in zip(entry.chunks, chunk_lengths(entry), strict=False)
     }

@@ -104,7 +104,7 @@ class Stand:
         command = [
             sys.executable, "-m", "edge_agent.sync", "--socket", str(self.runtime.path), "--broker", self.wire.address,
             "--device-id", DEVICE, "--username", DEVICE, "--password-file", str(self.password_file),
-            "--orphan-s", str(orphan_s), "--log-level", "debug", "--reconnect-cap-s", "0.2", *more,
+            "--orphan-s", str(orphan_s), "--log-level", "debug", "--reconnect-cap-s", "0.1", *more,
         ]  # fmt: skip
         with self.log_file.open("ab") as log:
             self._process = subprocess.Popen(

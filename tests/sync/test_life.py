@@ -12,6 +12,8 @@ from pathlib import Path
 import psutil
 
 from edge_agent.contract import limits, topics
+from tests.broker.certificates import Authority
+from tests.harness.broker import Broker
 from tests.publishing import Publisher
 from tests.samples import a_manifest
 from tests.sync.runtime import DEVICE
@@ -115,3 +117,19 @@ def test_memory_stays_small_with_the_metadata_client_loaded(stand: Stand, publis
     stand.start()
     stand.until(lambda: stand.runtime.taken and stand.runtime.taken[0].targets, "a refresh is over")
     assert psutil.Process(stand.process.pid).memory_full_info().pss < PSS_BYTES_MAX
+
+
+def test_a_broker_with_certificates_is_spoken_to_with_ones_own(stand: Stand, tmp_path: Path) -> None:
+    authority, stranger = Authority(tmp_path / "tls"), Authority(tmp_path / "stranger")
+    authority.issue("localhost", file="server")
+    certificate, key = authority.issue(DEVICE)
+    with Broker(authority.folder, certificates=True) as broker:
+        stand.wire.address = broker.address
+        for trusted, connected in ((stranger, False), (authority, True)):
+            ca_file = trusted.folder / "ca.pem"
+            stand.start("--ca-file", str(ca_file), "--cert-file", str(certificate), "--key-file", str(key))
+            stand.until(lambda: stand.runtime.links, "it connects or says why not")
+            assert stand.runtime.links[0][0] is connected
+            assert connected or "certificate verify failed" in stand.runtime.links[0][1].lower()
+            stand.kill()
+            stand.runtime.links.clear()
