@@ -10,11 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from cloud_sync.folder import DataFolder, init
 from edge_agent.contract import topics
+from tests.broker.certificates import Authority
 from tests.cloud.conftest import NewDevice
 from tests.cloud.town import Town
 from tests.harness.agent import wait_until
-from tests.harness.coordinator import CLOUD_SYNC
+from tests.harness.broker import Broker
+from tests.harness.coordinator import CLOUD_SYNC, Coordinator
 from tests.harness.releases import Releases
 
 
@@ -45,6 +48,12 @@ def test_serve_without_a_folder_or_with_a_wrong_address_says_what_to_do(tmp_path
     assert (done.returncode, "cloud-sync init" in done.stderr) == (1, True)
     done = cloud_sync("serve", "--data", tmp_path, "--broker", "localhost")
     assert (done.returncode, "HOST:PORT" in done.stderr) == (1, True)
+
+
+def test_password_and_token_do_not_travel_in_the_clear_beyond_loopback_unless_on_purpose(idle: Town) -> None:
+    for broker, http in (("broker.example:1883", "127.0.0.1:0"), (idle.broker.address, "0.0.0.0:0")):
+        done = cloud_sync("serve", "--data", idle.data, "--broker", broker, "--http", http)
+        assert (done.returncode, "--insecure" in done.stderr) == (1, True)
 
 
 def test_a_database_is_made_from_nothing_and_one_of_a_newer_version_is_refused(idle: Town) -> None:
@@ -128,3 +137,31 @@ def test_a_rollout_while_the_broker_is_away_is_committed_and_published_once_it_i
     own.wait_connected()
     device.connect()
     device.wait_assignment("1.0.0")
+
+
+def test_it_reaches_a_broker_with_tls_by_its_certificate_and_none_that_its_authority_does_not_know(
+    tmp_path: Path, published: Releases
+) -> None:
+    authority = Authority(tmp_path / "broker")
+    authority.issue("localhost", file="server")
+    certificate, key = authority.issue("coordinator")
+    password_file = tmp_path / "password"
+    password_file.write_text("unused\n")
+    stranger = Authority(tmp_path / "stranger").folder / "ca.pem"
+
+    def of(ca_file: Path, broker: Broker) -> Coordinator:
+        made = Coordinator(
+            tmp_path / ca_file.parent.name, published.root_file, address=broker.address, password_file=password_file
+        )
+        init(DataFolder(made.data), published.root_file)
+        made._options += ["--ca-file", str(ca_file), "--cert-file", str(certificate), "--key-file", str(key)]
+        return made
+
+    with Broker(authority.folder, certificates=True) as broker:
+        with of(authority.folder / "ca.pem", broker) as good:
+            good.start().wait_connected()
+        with of(stranger, broker) as bad:
+            bad.start()
+            wait_until(lambda: "broker_away" in bad.log_file.read_text(), "it tells that it cannot")
+            assert (bad.health_or_none() or {})["broker"]["connected"] is False
+            assert "certificate verify failed" in bad.log_file.read_text()
