@@ -127,7 +127,7 @@ def main() -> int:
     options = parser.parse_args()
     set_up_logs(options.log_level, process="sync", device_id=options.device_id)
     try:
-        # asyncio's own loop: paho opens its socket in a thread, from which uvloop takes no reader. A cut was not noticed.
+        # asyncio's own loop: paho opens its socket in a thread, where uvloop takes no reader, and a cut goes unnoticed.
         return asyncio.run(run(options))
     except Exception:  # our bug: the runtime starts another process, and no thread of this one is waited for
         log.exception("sync_failed")

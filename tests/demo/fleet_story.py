@@ -23,7 +23,7 @@ CUTS = 20
 CUT_AFTER_BYTES = 500_000
 BALLAST_HIDDEN = 600_000  # 16.8 MB of parameters: a download that outlives 20 cuts
 CLIENT_PAUSE_S = 0.004  # three clients and three devices share two cores here
-IN_FLIGHT_MS = 3_000  # what was served so long before a cut may have been under way
+IN_FLIGHT_MS = 300  # what was served so long before or after a cut may have been under way, or asked for, at the cut
 GONE_BACK_S = 1.0
 
 
@@ -171,7 +171,7 @@ def cut(stage: Stage) -> None:
         cuts_ms = [at_ms for at_ms in link.cuts_unix_ms if at_ms >= began_ms]
         again = _served_again(parts)
         for earlier in again:
-            under_way = any(earlier.at_unix_ms <= at_ms <= earlier.at_unix_ms + IN_FLIGHT_MS for at_ms in cuts_ms)
+            under_way = any(abs(earlier.at_unix_ms - at_ms) <= IN_FLIGHT_MS for at_ms in cuts_ms)
             assert under_way, f"a part was served again without having been under way at a cut: {earlier}"
         seen.append(
             f"{len(parts)} parts served for {manifest.total_bytes() / 2**20:.1f} MiB; {len(again)} were under way at"
