@@ -10,7 +10,7 @@ help: ## what there is
 setup: ## make the virtual environments, bring a broker (a second run does nothing)
 	@packaging/setup.sh
 
-demo: setup ## the main job, on one device, in under two minutes
+demo: setup ## the main job, on one device and then a fleet of three
 	@$(PYTHON) -m tests.demo
 
 up: setup ## a fleet of three devices, in the background; .run/fleet.json says where everything is

@@ -50,7 +50,6 @@ CHUNKS_KEPT_BYTES_MAX = 64 * MIB  # verified chunks in memory: parts of one chun
 MANIFESTS_KEPT_MAX = 64  # sets of chunk names, 1.5 MB for the largest model
 
 # ---- the HTTP API
-CHUNKS_ASKED_MAX = 16_384
 JSON_BODY_BYTES_MAX = 2 * MIB  # 16,384 hashes of 64 digits, and a bit
 STOP_REQUESTS_S = 5.0  # a stop waits so long for requests under way
 CLOSE_MATCHES = 3

@@ -18,8 +18,6 @@ from edge_agent.contract.evidence import Evidence, encode_evidence
 
 T = TypeVar("T")
 
-MISSING_ASKED_MAX = 16_384  # chunks in one question, the largest snapshot's
-
 
 @dataclass(frozen=True, slots=True)
 class Told(Generic[T]):
@@ -100,7 +98,7 @@ class Coordinator(AbstractContextManager["Coordinator"]):
         return self._ask(said.Resumed, "POST", "/v1/resume")
 
     def missing(self, chunks: Sequence[str]) -> tuple[str, ...]:
-        """Which of these chunks (at most MISSING_ASKED_MAX) are not there."""
+        """Which of these chunks (at most SNAPSHOT_CHUNKS_MAX) are not there."""
         wish = {"chunks": chunks}
         return self._ask(said.Missing, "POST", "/v1/repository/missing", document=wish).view.missing
 

@@ -13,6 +13,7 @@ CHUNK_BYTES = MIB  # one row of the store: a commit of this size never holds up 
 MANIFEST_BYTES_MAX = 4 * MIB  # 64 hex digits a chunk: enough for about 60 GiB of model
 SNAPSHOT_FILES_MAX = 64  # all descriptors of a load travel in one message (the kernel allows 253)
 SNAPSHOT_BYTES_MAX = 16 * GIB  # larger models do not fit a Jetson's memory
+SNAPSHOT_CHUNKS_MAX = SNAPSHOT_BYTES_MAX // CHUNK_BYTES  # a publisher asks about so many at once
 NAME_CHARS_MAX = 64
 VERSION_CHARS_MAX = 64
 PATH_CHARS_MAX = 200
