@@ -18,6 +18,7 @@ from cloud_sync.folder import DataFolder, init
 from edge_agent.contract.errors import HoldfastError, Rejected
 
 Command = Callable[..., None]
+LOOPBACK_HOSTS = ("127.0.0.1", "::1", "localhost")
 
 
 def _says_what_to_do(command: Command) -> Command:
@@ -27,6 +28,12 @@ def _says_what_to_do(command: Command) -> Command:
     def wrapped(*arguments: Any, **options: Any) -> None:
         try:
             command(*arguments, **options)
+        except ModuleNotFoundError as error:
+            if error.name not in ("alembic", "sqlalchemy"):
+                raise
+            click.echo(f"cloud-sync: {error.name} is not installed", err=True)
+            click.echo("next step: install the project with its extra `cloud`: pip install 'holdfast[cloud]'", err=True)
+            sys.exit(1)
         except HoldfastError as error:
             click.echo(f"cloud-sync: {error.message}", err=True)
             if error.next_step:
@@ -111,8 +118,13 @@ def migrate_command(data: Path) -> None:
     "--log-level", envvar="HOLDFAST_LOG_LEVEL", default="info", show_default=True,
     type=click.Choice(["debug", "info", "warning", "error"]), help="[env: HOLDFAST_LOG_LEVEL]",
 )  # fmt: skip
+@click.option(
+    "--insecure", is_flag=True, help="Beyond loopback without TLS, on purpose: token and password are readable."
+)
 @_says_what_to_do
-def serve_command(data: Path, broker: str, http: str, log_level: str, username: str, **files: Path | None) -> None:
+def serve_command(
+    data: Path, broker: str, http: str, log_level: str, username: str, insecure: bool, **files: Path | None
+) -> None:
     """Run the coordinator in the foreground (a service manager restarts it)."""
     from cloud_sync.logs import set_up_logs
     from cloud_sync.mqtt.settings import BrokerSettings, host_and_port
@@ -122,7 +134,19 @@ def serve_command(data: Path, broker: str, http: str, log_level: str, username: 
         raise Rejected("a certificate needs its key and an authority", next_step="Give --key-file and --ca-file too")
     set_up_logs(log_level)
     host, port = host_and_port(broker, "--broker")
-    asyncio.run(serve(DataFolder(data), BrokerSettings(host, port, username, **files), host_and_port(http, "--http")))
+    listen = host_and_port(http, "--http")
+    if not insecure:
+        _refuse_plain(host if files["ca_file"] is None else "", "--broker", "Give --ca-file")
+        _refuse_plain(listen[0], "--http", "Listen on loopback, behind a proxy with TLS")
+    asyncio.run(serve(DataFolder(data), BrokerSettings(host, port, username, **files), listen))
+
+
+def _refuse_plain(host: str, option: str, instead: str) -> None:
+    if host not in ("", *LOOPBACK_HOSTS):
+        raise Rejected(
+            f"{option} names {host}, which is not loopback, without TLS",
+            next_step=f"{instead}, or say --insecure on purpose",
+        )
 
 
 if __name__ == "__main__":

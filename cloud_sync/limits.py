@@ -40,6 +40,11 @@ SPREAD_MAX_S = 60.0
 MESSAGES_WAITING_MAX = (
     5_000  # incoming; a broker that sends faster than we decide loses the rest: all of it is repeated
 )
+SAID_BURST_BYTES = (
+    4 * MIB
+)  # of one device at once: two of its largest documents, or 5,000 reports after a long time away
+SAID_BYTES_PER_S = 256 * KIB  # after that: one that lies all day takes a tenth of the time at most
+SAID_BYTES_MIN = 4 * KIB  # what a short message counts: each hello is a commit and two answers; 64 a second go on
 ANSWERS_WAITING_MAX = 5_000  # acks and assignments under way; beyond, a device's next hello asks again
 PUBLISHES_AT_ONCE = 64  # of all assignments, after connecting
 GETS_AT_ONCE = 6  # 1.5 MiB of parts in our socket at most: an assignment never waits behind more

@@ -73,23 +73,22 @@ async def _serve(
     planner.outbound, conversation.acknowledge = line, line.acknowledge
     uploads = Uploads(memory, planner, Intake(repository, folder.waiting, pinned))
     api = Api(memory, planner, Intents(memory, planner), metrics, uploads, token)
-    async with _listening(api.application(), http) as url:
-        write_file(folder.endpoint, json.dumps({"url": url, "pid": os.getpid()}).encode() + b"\n")
-        log.info("started", url=url, version=VERSION, devices=len(memory.records), rollouts=len(memory.rollouts))
-        work = [
-            asyncio.create_task(one) for one in (planner.run(), line.run(), parts.run(), _write_now_and_then(memory))
-        ]
-        stopping = asyncio.create_task(stop.wait())
-        try:
+    parts_of_it = (planner.run(), line.run(), parts.run(), _write_now_and_then(memory))
+    work = [asyncio.create_task(one) for one in parts_of_it]
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        async with _listening(api.application(), http) as url:
+            write_file(folder.endpoint, json.dumps({"url": url, "pid": os.getpid()}).encode() + b"\n")
+            log.info("started", url=url, version=VERSION, devices=len(memory.records), rollouts=len(memory.rollouts))
             ended, _ = await asyncio.wait([stopping, *work], return_when=asyncio.FIRST_COMPLETED)
-            for task in ended:
-                task.result()  # a part that ended by itself is a bug: its error ends the process
-        finally:
             log.info("stopping")
             folder.endpoint.unlink(missing_ok=True)
-            for task in (stopping, *work):
-                task.cancel()
-            await asyncio.gather(stopping, *work, return_exceptions=True)
+        for task in ended:
+            task.result()  # a part that ended by itself is a bug: its error ends the process
+    finally:  # after the last request: what it led to has been published
+        for task in (stopping, *work):
+            task.cancel()
+        await asyncio.gather(stopping, *work, return_exceptions=True)
     try:
         await memory.write()
     except HoldfastError as error:

@@ -89,7 +89,7 @@ class Conversation:
         if record is None:
             return None
         before = record.state
-        late = before is not None and before.connection_id == state.connection_id and before.number > state.number
+        late = before is not None and before.connection_id == state.connection_id and before.number >= state.number
         if late:
             self._memory.heard(record)
             return None

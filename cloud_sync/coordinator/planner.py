@@ -68,6 +68,8 @@ class Planner:
             began_s = time.monotonic()
             try:
                 await self.plan_now()
+            except Bug:
+                raise
             except HoldfastError as error:
                 log.error("plan_not_carried_out", error=str(error))
             took_s = time.monotonic() - began_s

@@ -59,13 +59,11 @@ def plan(fleet: Fleet, rollouts: Iterable[Rollout], now_s: float) -> tuple[Actio
             turns[rollout.rollout_id], halt = _step(rollout, members, now_s)
             if halt is not None:
                 halts.append(HaltRollout(rollout.rollout_id, halt))
-    by_model: dict[str, list[Rollout]] = {}
-    for rollout in newest_first:
-        by_model.setdefault(rollout.model, []).append(rollout)
+    wishes = _Wishes(newest_first)
     assigns = [
         Assign(device.device_id, models)
         for _, device in sorted(fleet.devices.items())
-        if (models := _wanted(device, by_model, turns)) is not None and _differs(device, models, fleet.epoch)
+        if (models := _wanted(device, wishes, turns)) is not None and _differs(device, models, fleet.epoch)
     ]
     return (*halts, *assigns)
 
@@ -166,15 +164,29 @@ def _step(rollout: Rollout, members: Sequence[Device], now_s: float) -> tuple[fr
     return frozenset(turns), None
 
 
-def _wanted(
-    device: Device, by_model: Mapping[str, Sequence[Rollout]], turns: Mapping[str, frozenset[str]]
-) -> Mapping[str, Target] | None:
+class _Wishes:
+    """Rollouts by the devices that they speak of: a large fleet with many rollouts to single ones is planned soon."""
+
+    def __init__(self, newest_first: Sequence[Rollout]) -> None:
+        self._all: dict[str, list[Rollout]] = {}
+        self._named: dict[tuple[str, str], list[Rollout]] = {}
+        for rollout in newest_first:
+            if rollout.devices is None:
+                self._all.setdefault(rollout.model, []).append(rollout)
+            for device_id in rollout.devices or ():
+                self._named.setdefault((rollout.model, device_id), []).append(rollout)
+
+    def of(self, model: str, device_id: str) -> Sequence[Rollout]:
+        """Those of this model that speak of this device, newest first."""
+        for_all, named = self._all.get(model, []), self._named.get((model, device_id), [])
+        return sorted([*for_all, *named], key=lambda rollout: -rollout.number) if named else for_all
+
+
+def _wanted(device: Device, wishes: _Wishes, turns: Mapping[str, frozenset[str]]) -> Mapping[str, Target] | None:
     """All targets of a device; None when nobody ever wished anything for it."""
     wanted: dict[str, Target] = {}
     for model in sorted(device.models):
-        for rollout in by_model.get(model, ()):
-            if not rollout.covers(device):
-                continue
+        for rollout in wishes.of(model, device.device_id):
             at_once = rollout.strategy is Strategy.ALL
             if at_once or reached(rollout, device) or device.device_id in turns.get(rollout.rollout_id, frozenset()):
                 wanted[model] = rollout.target()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -21,12 +22,14 @@ from cloud_sync.coordinator.conversation import Conversation
 from cloud_sync.coordinator.memory import Memory
 from cloud_sync.coordinator.metrics import Metrics
 from cloud_sync.coordinator.planner import Planner
+from cloud_sync.mqtt.allowance import Allowance
 from cloud_sync.mqtt.parts import Answer, Parts
 from cloud_sync.mqtt.settings import BrokerSettings
 from edge_agent.contract import canonical, topics
 from edge_agent.contract import limits as contract_limits
 from edge_agent.contract.errors import HoldfastError, Rejected
 from edge_agent.contract.presence import CONTRACT_VERSIONS, CoordinatorHere
+from edge_agent.contract.reasons import Reason
 from edge_agent.contract.topics import Channel
 
 log = structlog.get_logger()
@@ -52,6 +55,7 @@ class Line:
         self._client: Client | None = None
         self._at_once = asyncio.Semaphore(limits.PUBLISHES_AT_ONCE)
         self._answers: set[asyncio.Task[None]] = set()
+        self._allowance = Allowance(limits.SAID_BURST_BYTES, limits.SAID_BYTES_PER_S, limits.DEVICES_MAX)
         self._chance = random.SystemRandom()
         self._says: dict[Channel, Callable[[str, bytes], Awaitable[None] | None]] = {
             topics.HELLO: conversation.hello,
@@ -176,8 +180,12 @@ class Line:
             return
         device_id, channel = found
         try:
-            if len(message.payload) > channel.bytes_max:
-                raise Rejected(f"{len(message.payload)} bytes, at most {channel.bytes_max}")
+            length = len(message.payload)
+            cost = (
+                length if channel is topics.GET else max(length, limits.SAID_BYTES_MIN)
+            )  # gets have bounds of their own
+            if not self._allowance.grants(device_id, cost, time.monotonic()):
+                raise Rejected(f"{device_id} says too much", reason=Reason.TOO_LARGE)
             if channel is topics.GET:
                 correlation = getattr(message.properties, "CorrelationData", None)
                 self._parts.ask(device_id, message.payload, correlation, self.got)

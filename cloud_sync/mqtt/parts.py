@@ -15,7 +15,8 @@ import structlog
 from cloud_sync import limits
 from cloud_sync.coordinator.memory import Memory, now_unix_ms
 from cloud_sync.coordinator.metrics import Metrics
-from cloud_sync.repository.shelf import FORBIDDEN, OK, Part, Shelf
+from cloud_sync.repository.catalog import without
+from cloud_sync.repository.shelf import FORBIDDEN, NOT_THERE, OK, Part, Shelf
 from cloud_sync.store.snapshots import ServedPart
 from edge_agent.contract.errors import Rejected
 from edge_agent.contract.transfer import STATUS, TOTAL_BYTES, Get, Kind, parse_get
@@ -96,6 +97,8 @@ class Parts:
             part = Part(MALFORMED)
         else:
             part = await asyncio.to_thread(self._part, asked.device_id, get)
+        if part.damaged and get is not None and get.kind is Kind.MANIFEST:
+            self._memory.catalog = without(self._memory.catalog, get.name)
         words = [(STATUS, str(part.status))]
         if part.status == OK:
             words.append((TOTAL_BYTES, str(part.total_bytes)))
@@ -106,6 +109,8 @@ class Parts:
             if len(self._memory.parts) < limits.SERVED_PARTS_WAITING_MAX:
                 served = ServedPart(asked.device_id, get.name, get.offset, len(part.content), now_unix_ms())
                 self._memory.parts.append(served)
+        elif part.status == NOT_THERE and get is not None and get.kind is Kind.METADATA:
+            log.debug("no_such_metadata", device=asked.device_id, name=get.name)  # is there a newer root? mostly not
         elif part.status != OK:
             log.warning("part_refused", device=asked.device_id, status=part.status, name=get.name if get else None)
 

@@ -63,7 +63,8 @@ def devices_show(device_id: str, coordinator_url: str, token_file: Path, as_json
     def text(console: Console) -> None:
         _print_devices(console, (device,), told.at_unix_ms)
         taken = f"epoch {device.epoch}, revision {device.revision}" if device.revision else "none"
-        console.print(cell(f"\nagent {device.agent_version}; assignment taken: {taken}"))
+        console.print()
+        console.print(cell(f"agent {device.agent_version}; assignment taken: {taken}"))
         _print_slots(console, device)
         _print_troubles(console, (device,))
         _print_reports(console, device.reports)

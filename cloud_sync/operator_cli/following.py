@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from cloud_sync.client.api import Coordinator, Told
 from cloud_sync.client.documents import Rollout
-from cloud_sync.operator_cli.output import note, printable
+from cloud_sync.operator_cli.output import printable
 from edge_agent.contract.errors import HoldfastError, Rejected, Unavailable
 from edge_agent.contract.reasons import Reason, reason_from_word
 
@@ -29,14 +29,16 @@ STAGES = ("pending", "offline", "assigned", "fetching", "proving", "probation", 
 RUNNING, DONE, HALTED, SUPERSEDED = "running", "done", "halted", "superseded"
 
 
-def follow(coordinator: Coordinator, first: Told[Rollout], wait_s: float | None) -> Told[Rollout]:
+def follow(
+    coordinator: Coordinator, first: Told[Rollout], wait_s: float | None, *, away_s: float = AWAY_S
+) -> Told[Rollout]:
     """Look again and again until the rollout has ended or wait_s (seconds; None: no bound) is over; the last look.
 
-    Raises Unavailable when the coordinator stays away.
+    Raises Unavailable when the coordinator stays away for away_s.
     """
     with RolloutProgress(first.view) as shown:
         last = first
-        for last in _looks(coordinator, first, wait_s):
+        for last in _looks(coordinator, first, wait_s, away_s, shown):
             shown.update(last.view)
         return last
 
@@ -108,20 +110,26 @@ class RolloutProgress(AbstractContextManager["RolloutProgress"]):
     ) -> None:
         self._bar.stop()
 
+    def say(self, text: str) -> None:
+        """A line above the bar."""
+        self._bar.console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
+
     def update(self, rollout: Rollout) -> None:
         """Show where it is now."""
         stages = printable(summary(rollout))
         done = sum(stage == DONE for stage in rollout.devices.values())
         self._bar.update(self._task, completed=done, total=len(rollout.devices), stages=stages)
         if self._bar.disable and stages != self._told:
-            note(f"{self._label}: {stages}")
+            self.say(f"{self._label}: {stages}")
         self._told = stages
 
 
-def _looks(coordinator: Coordinator, first: Told[Rollout], wait_s: float | None) -> Iterator[Told[Rollout]]:
+def _looks(
+    coordinator: Coordinator, first: Told[Rollout], wait_s: float | None, away_s: float, shown: RolloutProgress
+) -> Iterator[Told[Rollout]]:
     """The rollout, now and whenever it was looked at again; ends with it or with the time."""
     began = heard = time.monotonic()
-    last = first
+    last, is_away = first, False
     yield last
     while last.view.state == RUNNING:
         left_s = LOOK_S if wait_s is None else began + wait_s - time.monotonic()
@@ -130,11 +138,14 @@ def _looks(coordinator: Coordinator, first: Told[Rollout], wait_s: float | None)
         time.sleep(min(LOOK_S, left_s))
         try:
             last = coordinator.rollout(first.view.id)
-        except Unavailable:
-            if time.monotonic() - heard > AWAY_S:
+        except Unavailable as error:
+            if time.monotonic() - heard > away_s:
                 raise
+            if not is_away:
+                shown.say(f"{error.message}; it is waited for")
+            is_away = True
             continue
-        heard = time.monotonic()
+        heard, is_away = time.monotonic(), False
         yield last
 
 

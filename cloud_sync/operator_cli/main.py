@@ -90,7 +90,9 @@ def refresh_command(keys: Path, repo: Path, as_json: bool) -> None:
     versions = refresh(keys=keys, repository=Repository(repo), now=datetime.now(UTC))
     expires = read_published(Repository(repo)).expires
     document = {"metadata": dict(versions), "expires": iso(expires)}
-    line = f"Signed again; good until {iso(expires)}. Make bundles again to carry it to devices."
+    line = (
+        f"Signed again; good until {iso(expires)}. It travels with `fleet snapshot publish --all`, or in new bundles."
+    )
     emit(document, as_json=as_json, text=lambda console: console.print(line, markup=False))
 
 

@@ -98,7 +98,10 @@ def snapshot_publish(
         if model_folder is not None and keys is not None:
             packed = _pack(model_folder, keys, repo, engine_pythons, progress)
         uploaded = upload(Repository(repo), coordinator, progress=progress)
-    document = {**(_packed_document(packed) if packed else {}), "uploaded": dataclasses.asdict(uploaded)}
+    if uploaded.expires <= datetime.now(UTC):
+        note(f"Devices will refuse this: its metadata expired at {iso(uploaded.expires)}. Run `fleet refresh`.")
+    sent_document = {**dataclasses.asdict(uploaded), "expires": iso(uploaded.expires)}
+    document = {**(_packed_document(packed) if packed else {}), "uploaded": sent_document}
 
     def text(console: Console) -> None:
         if packed is not None:

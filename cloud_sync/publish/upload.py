@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 
 from cloud_sync.client.api import MISSING_ASKED_MAX, Coordinator
 from cloud_sync.publish.coordinator import read_coordinator
@@ -20,13 +21,17 @@ from edge_agent.contract.reasons import Reason
 
 @dataclass(frozen=True, slots=True)
 class Uploaded:
-    """What was sent, of how many different chunks, and how many snapshots the coordinator has then."""
+    """What was sent, of how many different chunks, and how many snapshots the coordinator has then.
+
+    expires: when devices stop taking new content from it (the first role's date).
+    """
 
     chunks: int
     chunks_total: int
     bytes: int
     manifests: int
     snapshots: int
+    expires: datetime
 
 
 def upload(repository: Repository, coordinator: Coordinator, *, progress: Progress | None = None) -> Uploaded:
@@ -38,7 +43,7 @@ def upload(repository: Repository, coordinator: Coordinator, *, progress: Progre
     say = progress or Silence()
     repository.require()
     published = read_published(repository)
-    if published.evidence is None:
+    if published.evidence is None or published.expires is None:
         raise Bug("a repository with a timestamp has no evidence")
     snapshots = published_snapshots(repository, published)
     named = read_coordinator(repository, published)
@@ -55,7 +60,7 @@ def upload(repository: Repository, coordinator: Coordinator, *, progress: Progre
     except Unavailable as error:
         again = f"{error.next_step}. What arrived is kept: run the same command again"
         raise Unavailable(error.message, reason=error.reason, next_step=again) from error
-    return Uploaded(len(sent), len(chunks), sum(sent), len(new), there)
+    return Uploaded(len(sent), len(chunks), sum(sent), len(new), there, published.expires)
 
 
 def _not_there(snapshots: Iterable[PublishedSnapshot], coordinator: Coordinator) -> tuple[PublishedSnapshot, ...]:
@@ -81,7 +86,8 @@ def _send_chunks(
 ) -> Iterator[int]:
     """The length of each chunk that had to be sent, after it has arrived."""
     missing = [sha256 for some in _batches(list(chunks)) for sha256 in coordinator.missing(some) if sha256 in chunks]
-    say.step("uploading", sum(chunks[sha256] for sha256 in missing))
+    if missing:
+        say.step("uploading", sum(chunks[sha256] for sha256 in missing))
     for sha256 in missing:
         coordinator.put_chunk(sha256, repository.read_chunk(sha256, chunks[sha256]))
         say.advance(chunks[sha256])

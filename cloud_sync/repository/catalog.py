@@ -6,7 +6,7 @@ Changing it is intake.py's matter.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 import structlog
@@ -47,6 +47,11 @@ class Catalog:
     def find(self, name: str, version: str) -> Entry | None:
         """The snapshot with this name and version."""
         return next((e for e in self.entries.values() if (e.name, e.version) == (name, version)), None)
+
+
+def without(catalog: Catalog, digest: str) -> Catalog:
+    """The catalog without a snapshot whose manifest is damaged: the next upload is told that it is missing."""
+    return replace(catalog, entries={one: entry for one, entry in catalog.entries.items() if one != digest})
 
 
 EMPTY = Catalog(None, {}, None, None)

@@ -19,7 +19,7 @@ from cloud_sync.publish.repository import Repository
 from cloud_sync.repository.catalog import Catalog
 from edge_agent.contract import limits as contract_limits
 from edge_agent.contract.canonical import sha256_hex
-from edge_agent.contract.errors import HoldfastError
+from edge_agent.contract.errors import Corrupt, HoldfastError
 from edge_agent.contract.manifest import parse_manifest
 from edge_agent.contract.transfer import Get, Kind
 
@@ -30,11 +30,12 @@ OK, FORBIDDEN, NOT_THERE, BEYOND, LATER = 200, 403, 404, 416, 503
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """An answer. status: as in HTTP. total_bytes: of the whole thing, with status 200."""
+    """An answer. status: as in HTTP. total_bytes: of the whole thing, with status 200. damaged: what is stored is."""
 
     status: int
     content: bytes = b""
     total_bytes: int = 0
+    damaged: bool = False
 
 
 class Shelf:
@@ -71,8 +72,9 @@ class Shelf:
             if get.kind is Kind.MANIFEST:
                 return self._manifest(get.name, catalog)
             return self._chunk(get.name)
-        except HoldfastError:
-            return Part(LATER)
+        except HoldfastError as error:
+            log.error("not_readable", kind=get.kind.value, name=get.name, error=str(error))
+            return Part(LATER, damaged=isinstance(error, Corrupt))
 
     def _manifest(self, digest: str, catalog: Catalog) -> bytes | Part:
         entry = catalog.entries.get(digest)

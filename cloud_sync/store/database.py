@@ -21,7 +21,7 @@ from sqlalchemy.pool import StaticPool
 
 from cloud_sync import limits
 from cloud_sync.store.migrate import migrate
-from edge_agent.contract.errors import Corrupt, HoldfastError, Unavailable
+from edge_agent.contract.errors import Corrupt, Unavailable
 from edge_agent.contract.reasons import Reason
 
 T = TypeVar("T")
@@ -145,7 +145,7 @@ class Database:
                             results.append((work, work.do(connection), None))
                     except Exception as error:  # whatever it is, it belongs to whoever asked for this work
                         results.append((work, None, error))
-        except HoldfastError as error:
+        except Exception as error:  # whatever it is: nobody waits for ever, and nothing of the batch was committed
             results = [(work, None, error) for work in batch]
         for work, result, failed in results:
             work.loop.call_soon_threadsafe(_settle, work.done, result, failed)

@@ -130,11 +130,8 @@ def main() -> int:
     parser.add_argument("--runtime-pid", type=int)
     options = parser.parse_args()
     set_up_logs(options.log_level, process="sync", device_id=options.device_id)
-    with contextlib.suppress(ImportError):
-        import uvloop
-
-        asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
     try:
+        # asyncio's own loop: paho opens its socket in a thread, where uvloop takes no reader, and a cut goes unnoticed.
         return asyncio.run(run(options))
     except Exception:  # our bug: the runtime starts another process, and no thread of this one is waited for
         log.exception("sync_failed")

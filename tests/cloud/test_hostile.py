@@ -81,6 +81,19 @@ def test_documents_with_lies_change_nothing(town: Town, new_device: NewDevice) -
     assert (shown["online"], list(shown["models"])) == (True, ["tiny"])
 
 
+def test_a_flood_of_hellos_is_bounded_and_others_are_heard(town: Town, new_device: NewDevice) -> None:
+    flooder, good = new_device(town, "many-hellos"), new_device(town, "one-hello")
+    before = refused(town)
+    assert flooder._client is not None
+    hello = encode(flooder.hello_document())
+    for _ in range(1_500):
+        flooder._client.publish(topics.HELLO.topic(flooder.device_id), hello, 1)
+    good.reports(1)
+    good.wait_ack(1)
+    wait_until(lambda: refused(town) > before, "some are turned away")
+    assert town.device("one-hello")["online"]
+
+
 def test_a_flood_of_requests_is_bounded_and_its_device_can_go_on(town: Town, new_device: NewDevice) -> None:
     flooder, good = new_device(town, "flooder"), new_device(town, "patient")
     for _ in range(500):

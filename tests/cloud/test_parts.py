@@ -110,10 +110,15 @@ def test_a_damaged_or_missing_chunk_is_never_served_and_the_next_upload_brings_i
     assert device.get(Kind.CHUNK, missing)[0] == 200
 
 
-def test_a_manifest_damaged_on_the_disk_is_not_served(own: Town, new_device: NewDevice, published: Releases) -> None:
+def test_a_manifest_damaged_on_the_disk_is_not_served_and_the_next_upload_brings_it_again(
+    own: Town, new_device: NewDevice, published: Releases
+) -> None:
     device = new_device(own, "d1")
     own.rollout("1.0.0")
     device.wait_assignment("1.0.0")
     path = own.data / "repository" / "manifests" / "tiny" / "1.0.0.json"
+    whole = path.read_bytes()
     path.write_bytes(manifest_raw(published.publisher, published.all["1.1.0"]))
     assert device.get(Kind.MANIFEST, published.all["1.0.0"].digest)[0] == 503
+    own.upload()
+    assert device.get_whole(Kind.MANIFEST, published.all["1.0.0"].digest) == whole

@@ -32,7 +32,7 @@ def start(stage: Stage) -> None:
             model={"probation_s": 2.0},
             scrub={"interval_s": 1.0, "chunks_per_s": 200},
             limits={"orphan_s": 30.0},
-            sync={"reconnect_max_s": 2.0},  # a fleet of three need not be gentle with its broker
+            sync={"reconnect_max_s": 1.0},  # a fleet of three need not be gentle with its broker
         )
         stage.fleet.broker.start()  # its address stands in agent.toml; nobody who could assign anything is there yet
         agent = stage.fleet.add_agent("device-1")

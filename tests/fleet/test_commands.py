@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from tests.fleet.conftest import FILES
 from tests.fleet.stand import Operator
+from tests.samples import a_manifest
 from tests.tiny_model import write_tiny_model
 
 
@@ -117,6 +120,17 @@ def test_publishing_packs_and_uploads_in_one(operator: Operator, tmp_path: Path)
     assert operator.document("snapshot", "show", "other@1.0.0")["digest"] == done["digest"]
     again = operator.run("snapshot", "publish", folder, *here)
     assert "nothing to do" in again.stdout and "0 of " in again.stdout and "proving" not in again.stderr
+
+
+def test_metadata_that_has_expired_is_uploaded_with_a_warning(operator: Operator) -> None:
+    publisher = operator.town.publisher
+    publisher.publish_manifest(a_manifest(name="old"), FILES, now=datetime(2020, 1, 1, tzinfo=UTC))
+    upload = ("snapshot", "publish", "--all", "--repo", operator.repository)
+    assert "Run `fleet refresh`" in operator.run(*upload).stderr
+    assert operator.document("refresh", "--repo", operator.repository)["expires"] > "2026"
+    fresh = operator.document(*upload)["uploaded"]
+    assert (fresh["chunks"], fresh["manifests"]) == (0, 0) and fresh["expires"] > "2026"
+    assert "refresh" not in operator.run(*upload).stderr
 
 
 def test_publishing_nothing_or_two_things_or_without_keys_is_wrong_usage(operator: Operator) -> None:

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import json
+import signal
 
+import pytest
+
+from cloud_sync.client.api import Coordinator
+from cloud_sync.operator_cli.following import follow
 from edge_agent.contract.device_state import CandidateState
+from edge_agent.contract.errors import Unavailable
 from tests.fleet.conftest import Scene
 from tests.fleet.played import refuses, waits
 from tests.fleet.stand import Operator, ended
@@ -110,10 +116,45 @@ def test_following_outlives_a_restart_of_the_coordinator(operator: Operator, sce
         assert "has begun" in following.stderr.readline()
         assert "1 assigned" in following.stderr.readline()
         operator.town.stop()
+        assert "cannot be reached" in following.stderr.readline()
         operator.town.restart()
         player.serve()
         out = ended(following, 0)
     assert f"{scene.model}@1.1.0, all, done: 1 done" in out
+
+
+def test_a_coordinator_that_stays_away_ends_the_following_and_what_was_known_is_told(
+    operator: Operator, scene: Scene
+) -> None:
+    scene.enter("a", waits)
+    wish = ("rollout", "start", scene.model, "--to", "1.1.0", "--wait", "3", "--json")
+    with operator.beside(*wish) as following, Coordinator(operator.town.url, operator.town.token_file) as client:
+        assert following.stderr is not None
+        assert "has begun" in following.stderr.readline()
+        assert "1 assigned" in following.stderr.readline()
+        first = client.rollout(operator.document("rollout", "status")["rollouts"][0]["id"])
+        operator.town.stop()
+        with pytest.raises(Unavailable, match="cannot be reached"):
+            follow(client, first, None, away_s=0.2)
+        told = json.loads(ended(following, 1))
+    operator.town.restart()
+    assert "is not done after 3 s" in told["message"] and told["rollout"]["state"] == "running"
+    assert told["refusals"] == [] and told["next_step"]
+
+
+def test_an_operator_who_stops_watching_stops_nothing_else(operator: Operator, scene: Scene) -> None:
+    player = scene.enter("a", waits)
+    with operator.beside("rollout", "start", scene.model, "--to", "1.1.0", "--wait", "60") as following:
+        assert following.stderr is not None
+        assert "has begun" in following.stderr.readline()
+        assert "1 assigned" in following.stderr.readline()
+        following.send_signal(signal.SIGINT)
+        out, err = following.communicate(timeout=30)
+    assert following.returncode == 1 and out == "" and err.strip() == "Aborted!"
+    wait_until(lambda: player.wishes, "the wish arrived")
+    player.serve()
+    which = operator.document("rollout", "status")["rollouts"][0]["id"]
+    assert operator.document("rollout", "status", which, "--watch")["rollout"]["state"] == "done"
 
 
 def test_a_newer_rollout_ends_the_watching_of_an_older_one(operator: Operator, scene: Scene) -> None:
@@ -149,4 +190,4 @@ def test_a_device_is_shown_with_the_newest_facts_that_it_reported(operator: Oper
     assert [report["number"] for report in shown["reports"]] == [2, 1]
     assert shown["models"][scene.model]["active"]["version"] == "0.9.0" and shown["coordinator_unix_ms"]
     text = operator.run("devices", "show", scene.name("a")).stdout
-    assert "2023-11-14T22:13:20Z" in text and "phase" in text and "assignment taken: none" in text
+    assert "2023-11-14T22:13:20Z" in text and "phase" in text and "\nagent 0.1.0; assignment taken: none\n" in text
