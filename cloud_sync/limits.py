@@ -37,12 +37,8 @@ KEEPALIVE_S = 30
 SPREAD_S = 5.0  # after a coordinator has connected, its devices say hello within this time, not at once
 SPREAD_PER_DEVICE_S = 0.005  # 200 hellos a second
 SPREAD_MAX_S = 60.0
-MESSAGES_WAITING_MAX = (
-    5_000  # incoming; a broker that sends faster than we decide loses the rest: all of it is repeated
-)
-SAID_BURST_BYTES = (
-    4 * MIB
-)  # of one device at once: two of its largest documents, or 5,000 reports after a long time away
+MESSAGES_WAITING_MAX = 5_000  # incoming; of a broker that is faster than we are the rest is lost: all is repeated
+SAID_BURST_BYTES = 4 * MIB  # of one device at once: its two largest documents, or 5,000 reports after a long time
 SAID_BYTES_PER_S = 256 * KIB  # after that: one that lies all day takes a tenth of the time at most
 SAID_BYTES_MIN = 4 * KIB  # what a short message counts: each hello is a commit and two answers; 64 a second go on
 ANSWERS_WAITING_MAX = 5_000  # acks and assignments under way; beyond, a device's next hello asks again

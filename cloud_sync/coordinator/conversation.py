@@ -144,6 +144,11 @@ class Conversation:
         self._metrics.reports_committed.inc(result.new)
         self._metrics.reports_lost.inc(result.lost)
         record.lost_reports += result.lost
+        if result.new:
+            log.info(
+                "reports_committed", device=device_id, incarnation=incarnation, committed=result.committed,
+                new=result.new,
+            )  # fmt: skip
         if result.lost:
             log.warning("reports_lost", device=device_id, incarnation=incarnation, lost=result.lost)
         await self._planner.judge_reports(record, acknowledged=after, committed=result.committed)

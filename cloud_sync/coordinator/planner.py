@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Protocol
@@ -104,7 +104,8 @@ class Planner:
             memory.generations[rollout.model] = rollout.generation
             log.info(
                 "rollout_created", rollout=rollout.rollout_id, model=rollout.model, snapshot=rollout.digest,
-                version=rollout.version, strategy=rollout.strategy.value, kind=rollout.kind.value,
+                version=rollout.version, generation=rollout.generation, strategy=rollout.strategy.value,
+                kind=rollout.kind.value,
             )  # fmt: skip
         await self.plan_now()
         return rollout
@@ -236,15 +237,16 @@ class Planner:
             memory.rollouts = [
                 replace(r, halted=halt.halt) if r.rollout_id == halt.rollout_id else r for r in memory.rollouts
             ]
-            log.error("rollout_halted", rollout=halt.rollout_id, device=halt.halt.device_id, reason=halt.halt.reason)
+            log.error(
+                "rollout_halted", rollout=halt.rollout_id, device=halt.halt.device_id, reason=halt.halt.reason,
+                next_step=f"See `fleet rollout status {halt.rollout_id}`",
+            )  # fmt: skip
+        rollout_ids = {(one.model, one.generation): one.rollout_id for one in memory.rollouts}
         for name, row in rows.items():
             record = memory.records[name]
+            _log_assigned(name, record.assigned, row, rollout_ids)
             record.assigned = row
             record.entitled |= {target.digest for target in row.models.values()}
-            log.info(
-                "assigned", device=name, epoch=row.epoch, revision=row.revision,
-                models={model: target.version for model, target in row.models.items()},
-            )  # fmt: skip
         if rows:
             await self.outbound.assignments(list(rows))
 
@@ -258,6 +260,23 @@ class Planner:
         given = {(m, t.generation) for one in self._memory.records.values() for m, t in one.assigned.models.items()}
         spare = (r for r in rollouts if r.rollout_id not in needed and (r.model, r.generation) not in given)
         return list(islice(spare, too_many))
+
+
+def _log_assigned(
+    device_id: str, before: AssignmentRow, row: AssignmentRow, rollout_ids: Mapping[tuple[str, int], str]
+) -> None:
+    """A line for each model whose target is another one now; for each of them where only epoch or revision changed.
+
+    The device logs epoch, revision and generation too, so that its lines and the rollout can be told together.
+    """
+    changed = {model: target for model, target in row.models.items() if before.models.get(model) != target}
+    for model, target in (changed or row.models).items():
+        log.info(
+            "assigned", device=device_id, epoch=row.epoch, revision=row.revision, model=model, snapshot=target.digest,
+            version=target.version, generation=target.generation, rollout=rollout_ids.get((model, target.generation)),
+        )  # fmt: skip
+    for model in before.models.keys() - row.models.keys():
+        log.info("unassigned", device=device_id, epoch=row.epoch, revision=row.revision, model=model)
 
 
 def _moved(record: Record, moved: dict[tuple[str, int], int], above: bool) -> AssignmentRow:

@@ -180,11 +180,8 @@ class Line:
             return
         device_id, channel = found
         try:
-            length = len(message.payload)
-            cost = (
-                length if channel is topics.GET else max(length, limits.SAID_BYTES_MIN)
-            )  # gets have bounds of their own
-            if not self._allowance.grants(device_id, cost, time.monotonic()):
+            least = 0 if channel is topics.GET else limits.SAID_BYTES_MIN  # gets have bounds of their own
+            if not self._allowance.grants(device_id, max(len(message.payload), least), time.monotonic()):
                 raise Rejected(f"{device_id} says too much", reason=Reason.TOO_LARGE)
             if channel is topics.GET:
                 correlation = getattr(message.properties, "CorrelationData", None)

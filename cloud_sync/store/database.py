@@ -10,7 +10,7 @@ import asyncio
 import queue
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -112,11 +112,15 @@ class Database:
         return await done
 
     async def close(self) -> None:
-        """Finish what waits, as long as the disk answers."""
-        self._work.put(None)
-        await asyncio.to_thread(self._thread.join, limits.WRITER_END_S)
+        """Finish what waits, as long as the disk answers: a hanging one is left after twice WRITER_END_S at most."""
+        await asyncio.to_thread(self._end)
         if not self._thread.is_alive():
             self._engine.dispose()
+
+    def _end(self) -> None:
+        with suppress(queue.Full):
+            self._work.put(None, timeout=limits.WRITER_END_S)
+        self._thread.join(limits.WRITER_END_S)
 
     def _run(self) -> None:
         while True:  # until close() puts None

@@ -14,12 +14,11 @@ from cloud_sync.store.tables import devices, incarnations, reports
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """What became of a batch. behind: the device has been told of more than is here, so nothing of it was taken."""
+    """What became of a batch. committed: the number up to which all is settled now. new, lost: counts of reports."""
 
     committed: int
     new: int
     lost: int
-    behind: bool
 
 
 def committed_of(connection: Connection, device_id: str, incarnation: str) -> int:
@@ -42,14 +41,12 @@ def commit_batch(
 ) -> Committed:
     """Take what is new of these (number, document), in the order of their numbers; a gap before one is lost for good.
 
-    The device has a row already.
+    Nothing is taken of a batch that begins after more than is here: the device sends the rest again. It has a row.
     """
     before = committed_of(connection, device_id, incarnation)
-    if after > before:
-        return Committed(before, 0, 0, behind=True)
     new = [(number, document) for number, document in documents if number > before]
-    if not new:
-        return Committed(before, 0, 0, behind=False)
+    if after > before or not new:
+        return Committed(before, 0, 0)
     connection.execute(
         insert(reports),
         [
@@ -70,7 +67,7 @@ def commit_batch(
         total = devices.c.lost_reports + lost
         connection.execute(update(devices).where(devices.c.device_id == device_id).values(lost_reports=total))
     _keep_newest(connection, device_id)
-    return Committed(committed, len(new), lost, behind=False)
+    return Committed(committed, len(new), lost)
 
 
 def newest_reports(connection: Connection, device_id: str, count: int) -> list[tuple[int, bytes]]:

@@ -74,7 +74,8 @@ class AssignmentDesk:
             await self._remember(mark, assignment)
             await self._decide(assignment)
         if not again:  # a coordinator that connects again repeats them all, and a flood is no news
-            log.info("assignment_taken", epoch=assignment.epoch, revision=assignment.revision)
+            generations = {model: wish.generation for model, wish in assignment.models.items()}
+            log.info("assignment_taken", epoch=mark.epoch, revision=mark.revision, generations=generations)
         return mark
 
     def _check_not_older(self, mark: AssignmentMark) -> None:

@@ -20,6 +20,7 @@ from paho.mqtt.properties import Properties
 
 from edge_agent.contract import limits, topics
 from edge_agent.contract.errors import HoldfastError, Unavailable
+from edge_agent.contract.reasons import Reason
 from edge_agent.contract.topics import Channel
 from edge_agent.sync.patience import full_jitter_s
 from edge_agent.sync.tally import Tally
@@ -115,26 +116,21 @@ class Line:
         """Connect again and again; for each connection `talk` runs with its id until the connection ends."""
         attempt = 0
         while True:  # as long as the process lives; each pass holds a connection or waits
-            cap_s = self._broker.reconnect_cap_s
+            cap_s, reason = self._broker.reconnect_cap_s, None
             began_s = asyncio.get_running_loop().time()
             try:
                 await self._connected(await will(), talk)
                 detail = "the broker ended the connection"
-            except (
-                aiomqtt.MqttError,
-                OSError,
-                ValueError,
-                HoldfastError,
-            ) as error:  # ValueError: TLS files that are none
+            except (aiomqtt.MqttError, HoldfastError, OSError, ValueError) as error:  # ValueError: no TLS files
                 detail = str(error) or type(error).__name__
                 if _is_refusal(error):
-                    cap_s = REFUSED_CAP_S
+                    cap_s, reason = REFUSED_CAP_S, Reason.NOT_AUTHORIZED.value
                     detail = "the broker refuses user name or password"
             if asyncio.get_running_loop().time() - began_s > STEADY_S:
                 attempt = 0
             pause_s = full_jitter_s(attempt, random.random(), base_s=RECONNECT_BASE_S, cap_s=cap_s)
             attempt += 1
-            log.warning("line_down", detail=detail, again_in_s=round(pause_s, 2), attempt=attempt)
+            log.warning("line_down", reason=reason, detail=detail, again_in_s=round(pause_s, 2), attempt=attempt)
             self._on_link(False, detail)
             await asyncio.sleep(pause_s)
 

@@ -86,16 +86,16 @@ class Offers:
         try:
             await self._while_wanted(want, offering)
             if offering.cancelled():
-                log.info("offer_superseded", model=want.model, digest=want.digest)
+                log.info("offer_superseded", model=want.model, snapshot=want.digest)
                 return
             offering.result()
         except HoldfastError as error:
             word = error.reason.value if error.reason else type(error).__name__
-            log.warning("offer_failed", model=want.model, digest=want.digest, reason=word, detail=str(error))
+            log.warning("offer_failed", model=want.model, snapshot=want.digest, reason=word, detail=str(error))
             if not isinstance(error, LineCut | RuntimeGone):
                 self._note_trouble(want)
         else:
-            log.info("offered", model=want.model, version=want.version, digest=want.digest, repair=want.repair)
+            log.info("offered", model=want.model, version=want.version, snapshot=want.digest, repair=want.repair)
             self._troubles = self._troubles.cleared(want.digest)
             self._manifest = "", b""
             if want in await self._wants():

@@ -36,8 +36,6 @@ RETRY_CAP_S = 60.0
 POLL_PAUSE_S = 0.2
 CHANGE_PAUSE_S = 0.05  # changes within this time are one
 HELLO_PAUSE_S = 1.0
-# Newer metadata may name the coordinator whose signature was refused.
-MAY_BE_NEW_COORDINATOR = (Reason.SIGNATURE, Reason.NOT_AUTHORIZED)
 
 
 @dataclass
@@ -200,7 +198,7 @@ class Talk:
         assigned = (answer.get("epoch"), answer.get("revision"))
         if assigned != self._assigned:
             self._assigned = assigned
-            log.info("assignment_taken", epoch=assigned[0], revision=assigned[1])
+            log.info("assignment_handed_over", epoch=assigned[0], revision=assigned[1])
             self._on_assigned()
         self._signals.wants.set()
 
@@ -265,7 +263,7 @@ class Forwarding:
     def _note_refusal(self, raw: bytes, error: Rejected) -> None:
         word = error.reason.value if error.reason else "rejected"
         log.warning("refused_by_runtime", document=self._kind.value, reason=word, detail=error.message)
-        if error.reason in MAY_BE_NEW_COORDINATOR:
+        if error.reason is Reason.SIGNATURE:  # newer metadata may name the coordinator who signed it
             self._pending = raw
             self._on_unknown()
 

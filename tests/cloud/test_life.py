@@ -15,10 +15,10 @@ from cloud_sync.folder import DataFolder, init
 from edge_agent.contract import topics
 from tests.broker.certificates import Authority
 from tests.cloud.conftest import NewDevice
-from tests.cloud.town import Town, run_in_fork
-from tests.harness.agent import Forked, wait_until
+from tests.cloud.town import Town
+from tests.harness.agent import wait_until
 from tests.harness.broker import Broker
-from tests.harness.coordinator import Coordinator
+from tests.harness.coordinator import Coordinator, forked_command
 from tests.harness.releases import Releases
 
 
@@ -34,7 +34,7 @@ def cloud_sync(*arguments: object) -> Done:
     """Run the command, whatever becomes of it, from a server that has imported it already."""
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "output"
-        process = Forked(run_in_fork, [*map(str, arguments)], output, preload=["cloud_sync.service"])
+        process = forked_command([*map(str, arguments)], output)
         try:
             return Done(process.wait(60.0), output.read_text())
         finally:
@@ -166,10 +166,14 @@ def test_it_reaches_a_broker_with_tls_by_its_certificate_and_none_that_its_autho
 
     def of(ca_file: Path, broker: Broker) -> Coordinator:
         made = Coordinator(
-            tmp_path / ca_file.parent.name, published.root_file, address=broker.address, password_file=password_file
+            tmp_path / ca_file.parent.name,
+            published.root_file,
+            address=broker.address,
+            password_file=password_file,
+            forked=True,
+            options=["--ca-file", str(ca_file), "--cert-file", str(certificate), "--key-file", str(key)],
         )
         init(DataFolder(made.data), published.root_file)
-        made._options += ["--ca-file", str(ca_file), "--cert-file", str(certificate), "--key-file", str(key)]
         return made
 
     with Broker(authority.folder, certificates=True) as broker:

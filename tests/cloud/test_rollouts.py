@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from edge_agent.contract import topics
@@ -147,6 +148,29 @@ def test_a_device_is_shown_as_it_told_and_as_it_was_assigned(
         {"version": "1.0.0", "digest": digest, "reason": "load_crash", "detail": "", "blocked": True}
     ]
     assert "shown-1" in [one["device_id"] for one in town.ask("GET", "/v1/devices")[1]["devices"]]
+
+
+def test_an_assignment_is_told_in_the_log_with_all_that_joins_it_to_its_rollout_and_the_device(
+    town: Town, new_device: NewDevice, published: Releases
+) -> None:
+    device = new_device(town, "logged-1")
+    made = town.rollout("1.0.0", devices=["logged-1"])
+    taken = device.wait_assignment("1.0.0")
+    device.reports(1, 2)
+    device.next_ack()
+
+    def of_device(event: str) -> list[dict[str, Any]]:
+        lines = [json.loads(line) for line in town.log_file.read_text().splitlines()]
+        return [line for line in lines if line["event"] == event and line.get("device") == "logged-1"]
+
+    last = of_device("assigned")[-1]
+    assert (last["epoch"], last["revision"]) == (taken.epoch, taken.revision)
+    told = {key: last[key] for key in ("model", "snapshot", "version", "generation", "rollout")}
+    digest, generation = published.all["1.0.0"].digest, taken.models["tiny"].generation
+    assert told == {
+        "model": "tiny", "snapshot": digest, "version": "1.0.0", "generation": generation, "rollout": made["id"],
+    }  # fmt: skip
+    assert [(line["new"], line["committed"]) for line in of_device("reports_committed")] == [(2, 2)]
 
 
 def test_what_nobody_knows_is_refused_with_the_nearest_names(town: Town, new_device: NewDevice) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -12,7 +11,6 @@ from typing import Any
 from cloud_sync.client.api import Coordinator as Client
 from cloud_sync.folder import DataFolder, init
 from cloud_sync.publish.upload import upload
-from tests.harness.agent import Forked, wait_until
 from tests.harness.broker import Broker
 from tests.harness.coordinator import Coordinator
 from tests.publishing import Publisher
@@ -25,32 +23,8 @@ class Town(Coordinator):
         self.publisher = publisher
         self.broker = broker
         password_file = broker.add_user("coordinator")
-        super().__init__(folder, publisher.root_file, address=broker.address, password_file=password_file)
+        super().__init__(folder, publisher.root_file, address=broker.address, password_file=password_file, forked=True)
         init(DataFolder(self.data), publisher.root_file)
-
-    def start(self) -> Town:
-        """Start it, from a server that has imported it already, and return once its API answers."""
-        arguments = ["serve", "--data", str(self.data), *self._options]
-        process = Forked(run_in_fork, arguments, self.log_file, preload=["cloud_sync.service"])
-        self._process = process  # type: ignore[assignment]  # the same verbs
-
-        def answers() -> dict[str, Any] | None:
-            assert process.poll() is None, f"the coordinator ended with {process.returncode}: {self.log_tail()}"
-            return self.health_or_none()
-
-        wait_until(answers, lambda: f"the coordinator answers: {self.log_tail()}")
-        return self
-
-    def restart(self) -> None:
-        """Start it again after it was killed or stopped, and return once it is connected to the broker."""
-        self.start()
-        self.wait_connected()
-
-    @property
-    def exit_code(self) -> int | None:
-        """Of the process that ended last."""
-        assert self._process is not None
-        return self._process.returncode
 
     @property
     def public_key(self) -> str:
@@ -110,13 +84,3 @@ class Town(Coordinator):
     def device(self, device_id: str) -> dict[str, Any]:
         """A device as operators see it."""
         return self.ask("GET", f"/v1/devices/{device_id}")[1]
-
-
-def run_in_fork(arguments: list[str], log_file: Path) -> None:
-    """What `cloud-sync ARGUMENTS` does, with its log in a file."""
-    from cloud_sync.cli import main as command
-
-    log = os.open(log_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
-    command(arguments)

@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import random
 import socket
 import subprocess
 import sys
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from tests.harness.agent import wait_until
+from tests.harness.agent import Forked, wait_until
 
 CLOUD_SYNC = [sys.executable, "-m", "cloud_sync.cli"]
 HOST = "127.0.0.1"
@@ -36,23 +38,48 @@ def free_port() -> int:
     raise AssertionError(f"no free port on {HOST}")
 
 
+def forked_command(arguments: Sequence[str], output: Path) -> Forked:
+    """`cloud-sync ARGUMENTS` as a process, from a server that has imported it already; what it says goes to a file."""
+    return Forked(_run_in_fork, [*arguments], output, preload=["cloud_sync.service"])
+
+
+def _run_in_fork(arguments: list[str], output: Path) -> None:
+    from cloud_sync.cli import main as command
+
+    log = os.open(output, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    command(arguments)
+
+
 class Coordinator:
     """A coordinator for devices that pin `root_file`, at the broker `address` with a password file.
 
-    `init` first, then `start`. Use with `with`: it is ended. detached: it is to outlive this process.
+    `init` first, then `start`. Use with `with`: it is ended. detached: it is to outlive this process. forked: start it
+    from a server that has imported it already, the same code much sooner. options: more of `cloud-sync serve`.
     """
 
     def __init__(
-        self, folder: Path, root_file: Path, *, address: str, password_file: Path, detached: bool = False
+        self,
+        folder: Path,
+        root_file: Path,
+        *,
+        address: str,
+        password_file: Path,
+        detached: bool = False,
+        forked: bool = False,
+        options: Sequence[str] = (),
     ) -> None:
         self.folder = folder
         self.data = folder / "data"
         self.log_file = folder / "coordinator.log"
         self.http = f"{HOST}:{free_port()}"  # the same after a restart, as `fleet` is told it once
         self._root_file = root_file
-        self._options = ["--broker", address, "--http", self.http, "--password-file", str(password_file)]
+        serve = ["serve", "--data", str(self.data), "--broker", address, "--http", self.http]
+        self._serve = [*serve, "--password-file", str(password_file), *options]
         self._detached = detached
-        self._process: subprocess.Popen[bytes] | None = None
+        self._forked = forked
+        self._process: subprocess.Popen[bytes] | Forked | None = None
         folder.mkdir(parents=True, exist_ok=True)
 
     def __enter__(self) -> Coordinator:
@@ -81,8 +108,14 @@ class Coordinator:
     @property
     def pid(self) -> int:
         """The process id of the one that runs (or ran last)."""
-        assert self._process is not None, "it was never started"
+        assert self._process is not None and self._process.pid is not None, "it was never started"
         return self._process.pid
+
+    @property
+    def exit_code(self) -> int | None:
+        """Of the process that ended last."""
+        assert self._process is not None, "it was never started"
+        return self._process.returncode
 
     def init(self) -> Coordinator:
         """Make its folder: keys, token, database."""
@@ -91,19 +124,12 @@ class Coordinator:
         return self
 
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run `cloud-sync ARGUMENTS`."""
+        """Run `cloud-sync ARGUMENTS`, whatever becomes of it."""
         return subprocess.run([*CLOUD_SYNC, *arguments], capture_output=True, text=True, timeout=60, check=False)
 
     def start(self) -> Coordinator:
         """Start it, and return once its API answers; it may not have reached the broker yet."""
-        with self.log_file.open("ab") as log:
-            process = self._process = subprocess.Popen(
-                [*CLOUD_SYNC, "serve", "--data", str(self.data), *self._options],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=self._detached,
-            )
+        process = self._process = self._begun()
 
         def answers() -> dict[str, Any] | None:
             if process.poll() is not None:
@@ -116,6 +142,23 @@ class Coordinator:
             self.kill()
             raise
         return self
+
+    def restart(self) -> None:
+        """Start it (again, after it was killed or stopped), and return once it has reached the broker."""
+        self.start()
+        self.wait_connected()
+
+    def _begun(self) -> subprocess.Popen[bytes] | Forked:
+        if self._forked:
+            return forked_command(self._serve, self.log_file)
+        with self.log_file.open("ab") as log:
+            return subprocess.Popen(
+                [*CLOUD_SYNC, *self._serve],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=self._detached,
+            )
 
     def health_or_none(self) -> dict[str, Any] | None:
         """GET /health; None while nobody answers."""

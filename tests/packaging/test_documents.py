@@ -14,6 +14,7 @@ import click
 import msgspec
 import pytest
 
+from cloud_sync.cli import main as cloud_sync
 from cloud_sync.operator_cli.main import main as fleet
 from edge_agent.cli import main as edge_agent
 from edge_agent.config import Config, EngineSettings, ModelSettings, load_config
@@ -24,7 +25,7 @@ from tests.tools import demo_picture, lifecycle_doc
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 UNIT = ROOT / "packaging" / "systemd" / "holdfast-agent.service"
 DECISIONS = ROOT / "docs" / "decisions"
-GROUPS = {"edge-agent": edge_agent, "fleet": fleet}
+GROUPS = {"edge-agent": edge_agent, "fleet": fleet, "cloud-sync": cloud_sync}
 PICTURE_BYTES_MAX = 60_000
 
 
@@ -33,14 +34,19 @@ def blocks(language: str) -> list[str]:
 
 
 def command_lines() -> Iterator[list[str]]:
-    """Every call of `edge-agent` and `fleet` in README, in blocks and in running text, as words."""
+    """Every call of `edge-agent`, `fleet` and `cloud-sync` in README, in blocks and in running text, as words."""
     lines = [line for block in blocks("bash") for line in block.splitlines()]
-    lines += re.findall(r"`((?:edge-agent|fleet) [^`]+)`", README)
+    lines += re.findall(r"`((?:edge-agent|fleet|cloud-sync) [^`]+)`", README)
     for line in lines:
-        found = re.search(r"(?:^|[\s/])(edge-agent|fleet) .*", line)
+        found = re.search(r"(?:^|[\s/])(edge-agent|fleet|cloud-sync) .*", line)
         if found:
             words = shlex.split(found[0].strip().lstrip("/"), comments=True)
-            yield words[: min((words.index(mark) for mark in ("&", "2>agent.log") if mark in words), default=None)]
+            yield words[
+                : min(
+                    (words.index(mark) for mark in ("&", "2>agent.log", "2>coordinator.log") if mark in words),
+                    default=None,
+                )
+            ]
 
 
 def test_each_command_in_the_readme_exists_with_its_options() -> None:
@@ -68,6 +74,11 @@ def test_each_command_in_the_readme_exists_with_its_options() -> None:
         "history",
         "verify",
         "rollback",
+        "authorize",
+        "serve",
+        "publish",
+        "start",
+        "list",
     }
     assert described <= seen, "README shows how to use each of these"
 

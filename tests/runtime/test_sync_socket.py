@@ -4,6 +4,7 @@ repairs, reports. What a hostile one tries is elsewhere.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -89,6 +90,9 @@ def test_an_assignment_is_wanted_offered_proven_and_served(
     slot = state.models["tiny"]
     assert slot.active and slot.active.digest == release.digest and slot.serving
     assert slot.assigned and (slot.assigned.generation, slot.assigned.held) == (1, False)
+    lines = [json.loads(line) for line in agent.log_file.read_text().splitlines()]
+    logged = [line for line in lines if line["event"] == "assignment_taken"]
+    assert [(line["epoch"], line["revision"], line["generations"]) for line in logged] == [(1, 7, {"tiny": 1})]
 
 
 def test_an_assignment_outlives_kill_9_and_an_older_one_does_not_come_back(
