@@ -10,7 +10,7 @@ help: ## what there is
 setup: ## make the virtual environments, bring a broker (a second run does nothing)
 	@packaging/setup.sh
 
-demo: setup ## the main job, on one device and then a fleet of three
+demo: setup ## the main job: one device alone, then a fleet of three over a real broker; under two minutes
 	@$(PYTHON) -m tests.demo
 
 up: setup ## a fleet of three devices, in the background; .run/fleet.json says where everything is
@@ -27,7 +27,7 @@ lint: setup ## ruff, ruff format and mypy --strict
 	@$(PYTHON) -m ruff format --check .
 	@$(PYTHON) -m mypy
 
-bench: setup ## ratios against the bare engine and a bare HTTP server
+bench: setup ## ratios against the bare engine and bare HTTP, and the figures of the line
 	@$(PYTHON) -m tests.bench
 
 soak: setup ## the fault campaigns of the tests with bigger numbers

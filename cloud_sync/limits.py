@@ -14,7 +14,7 @@ OFFLINE_AFTER_S = 150.0  # two state documents (one a minute) and a bit: silence
 LIVENESS_LOOK_S = 5.0  # silence is noticed so much later at most
 PLAN_PAUSE_S = 0.2  # what happens within this time is planned for at once
 PLAN_PAUSE_RATIO = 4.0  # of the time that planning took: a large fleet leaves four fifths for everything else
-PLAN_ROUNDS_MAX = 16  # a plan that is carried out leads to no other after a few rounds, or it is a bug
+PLAN_ROUNDS_MAX = 16  # in a row: devices that say hello all the time keep nothing else from being done
 
 # ---- the database
 WRITES_WAITING_MAX = 2_000  # a disk that hangs: devices are not acknowledged, and send again

@@ -19,6 +19,7 @@ from edge_agent.store.models_db import ModelsDb
 from edge_agent.trust.chain import check_pinned_root, verify_admitted
 
 IMPORT_S = 60.0
+BROKER_S = 5.0
 ENGINE_MODULES = {"paddle": "paddle", "numpy": "numpy"}
 
 
@@ -38,7 +39,7 @@ def examine(config: Config) -> list[Check]:
     checks += [_engine(name, settings.python) for name, settings in config.engines.items()]
     root_file = Path(config.trusted_root)
     checks += [_factory(name, Path(m.factory), root_file) for name, m in config.models.items() if m.factory]
-    return checks
+    return checks + ([_line(config)] if config.sync.broker is not None else [])
 
 
 def _state_dir(config: Config) -> Check:
@@ -98,6 +99,25 @@ def _factory(model: str, path: Path, root_file: Path) -> Check:
     except HoldfastError as error:
         return Check(name, False, f"{path}: {error.message}", "Make it again: edge-agent factory BUNDLE --out FILE")
     return Check(name, True, f"{path}, {label}")
+
+
+def _line(config: Config) -> Check:
+    """The files of [sync] can be read. A broker that is away now is told, and no fault: the device serves without."""
+    sync, (host, port) = config.sync, config.sync.broker_address()
+    for key in ("password_file", "ca_file", "cert_file", "key_file"):
+        path = getattr(sync, key)
+        try:
+            if path is not None:
+                Path(path).read_bytes()
+        except OSError as error:
+            return Check(
+                "broker", False, f"{key} {path}: {error.strerror}", f"Set another {key} in [sync] of agent.toml"
+            )
+    try:
+        socket.create_connection((host, port), timeout=BROKER_S).close()
+    except OSError as error:
+        return Check("broker", True, f"{sync.broker} is not reached now ({error}): the agent serves, and tries on")
+    return Check("broker", True, f"{sync.broker} is there; whether it lets us in is said by `edge-agent status`")
 
 
 def _verified_label(path: Path, pinned_root: bytes, model: str) -> str:

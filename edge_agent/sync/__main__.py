@@ -75,6 +75,10 @@ async def run(options: argparse.Namespace) -> int:
         if connected:
             keeper.want()
 
+    def on_fault(fault: str) -> None:
+        if line.up.is_set():
+            teller.note(True, f"the signed metadata is not fresh: {fault}" if fault else "")
+
     source = MqttSource(publish, tally)
     fetcher = Fetcher(source)
     talk = Talk(link, signals, tally, lambda: offers.forgive(), lambda: keeper.want_soon())
@@ -90,7 +94,7 @@ async def run(options: argparse.Namespace) -> int:
         },
         on_link,
     )
-    keeper = MetadataKeeper(link, fetcher, line.up, talk.assignments.try_again, link.folder / "sync-metadata")
+    keeper = MetadataKeeper(link, fetcher, line.up, talk.assignments.try_again, on_fault, link.folder / "sync-metadata")
     offers = Offers(link, fetcher, keeper, line.up)
     signals.wants = offers.changed
 

@@ -39,16 +39,27 @@ ASKED_PAUSE_S = 5.0  # a stream of refused documents is no stream of refreshes
 
 
 class MetadataKeeper:
-    """One for the process. on_taken: called after each hand-over that the runtime accepted. folder: for python-tuf."""
+    """One for the process.
+
+    on_taken: called after each hand-over. on_fault: told after each refresh why it is not fresh, '' = it is.
+    folder: for python-tuf.
+    """
 
     def __init__(
-        self, link: RuntimeLink, fetcher: Fetcher, up: asyncio.Event, on_taken: Callable[[], None], folder: Path
+        self,
+        link: RuntimeLink,
+        fetcher: Fetcher,
+        up: asyncio.Event,
+        on_taken: Callable[[], None],
+        on_fault: Callable[[str], None],
+        folder: Path,
     ) -> None:
         self.files = MetadataFiles()
         self._link = link
         self._fetcher = fetcher
         self._up = up
         self._on_taken = on_taken
+        self._on_fault = on_fault
         self._folder = folder
         self._one_at_a_time = asyncio.Lock()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tuf")
@@ -108,6 +119,7 @@ class MetadataKeeper:
             handed_over = await self._hand_over(coordinator)
             self._refreshed_s = asyncio.get_running_loop().time()
             fault = fault or coordinator_fault
+            self._on_fault(fault)
             if fault:
                 log.warning("metadata_not_fresh", detail=fault[: limits.DETAIL_CHARS_MAX])
             return handed_over and not fault

@@ -50,6 +50,19 @@ def device(tmp_path: Path, releases: Releases) -> Device:
     return Device(tmp_path, releases)
 
 
+def test_a_broker_that_is_away_is_told_and_is_no_fault(device: Device) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+        device.config.write_text(device.config.read_text() + f'[sync]\nbroker = "{address}"\n')
+        assert f"{address} is there" in device.checks(code=0)["broker"]["detail"]
+    assert "not reached now" in device.checks(code=0)["broker"]["detail"]
+
+
+def test_a_password_file_that_is_not_there_is_found(device: Device) -> None:
+    device.config.write_text(device.config.read_text() + '[sync]\nbroker = "127.0.0.1:1"\npassword_file = "none"\n')
+    assert "password_file" in device.checks(code=1)["broker"]["detail"]
+
+
 def test_a_device_that_is_fine(device: Device) -> None:
     checks = device.checks(code=0)
     assert set(checks) == {"state folder", "pinned root", "address", "engine numpy", "factory snapshot of tiny"}

@@ -1,1 +1,1 @@
-"""`make demo`: the main job on one device, with real processes, told step by step. The parts are the product's own."""
+"""`make demo`: the main job, on one device and then on a fleet, step by step; `make up`: that fleet to play with."""

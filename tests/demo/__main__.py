@@ -39,7 +39,7 @@ def main() -> int:
     """0: every step held."""
     console = Console(soft_wrap=True)
     started = time.monotonic()
-    console.print("[bold]Holdfast[/]: a device that keeps answering with a model that it has proven itself\n")
+    console.print("[bold]Holdfast[/]: devices that keep answering with a model that they have proven themselves\n")
     with ShortFolder() as folder:
         stage = play(folder, console)
     table = Table("step", "outcome", "seconds", title="What was promised, and what was seen")

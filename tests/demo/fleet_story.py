@@ -160,6 +160,7 @@ def cut(stage: Stage) -> None:
         fleet.fleet_json("snapshot", "publish", str(big))
         before = len(_served(stage))
         began_ms = time.time_ns() // 1_000_000
+        stage.mark(f"link of device-3 cut, {CUTS} times")
         link.cut_after(CUT_AFTER_BYTES, times=CUTS)
         done = fleet.fleet("rollout", "start", "ballast", "--to", "1.0.0", "--wait", "120", timeout_s=150.0)
         assert done.returncode == 0, done.stderr

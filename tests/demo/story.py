@@ -116,8 +116,8 @@ def kills(stage: Stage) -> None:
     agent, digest = stage.agent, stage.digests["1.1.0"]
     with stage.step(f"e1. The serving worker is killed with SIGKILL, {WORKER_KILLS} times") as seen:
         before = len(stage.client.records)
+        stage.mark(f"worker killed, {WORKER_KILLS} times")
         for _ in range(WORKER_KILLS):
-            stage.mark("worker killed")
             victim = agent.workers(digest)[0]
             os.kill(victim["pid"], signal.SIGKILL)
             wait_until(

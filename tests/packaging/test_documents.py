@@ -14,6 +14,7 @@ import click
 import msgspec
 import pytest
 
+from cloud_sync.cli import main as cloud_sync
 from cloud_sync.operator_cli.main import main as fleet
 from edge_agent.cli import main as edge_agent
 from edge_agent.config import Config, EngineSettings, ModelSettings, load_config
@@ -24,7 +25,7 @@ from tests.tools import demo_picture, lifecycle_doc
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 UNIT = ROOT / "packaging" / "systemd" / "holdfast-agent.service"
 DECISIONS = ROOT / "docs" / "decisions"
-GROUPS = {"edge-agent": edge_agent, "fleet": fleet}
+GROUPS = {"edge-agent": edge_agent, "fleet": fleet, "cloud-sync": cloud_sync}
 PICTURE_BYTES_MAX = 60_000
 
 
@@ -33,14 +34,19 @@ def blocks(language: str) -> list[str]:
 
 
 def command_lines() -> Iterator[list[str]]:
-    """Every call of `edge-agent` and `fleet` in README, in blocks and in running text, as words."""
+    """Every call of `edge-agent`, `fleet` and `cloud-sync` in README, in blocks and in running text, as words."""
     lines = [line for block in blocks("bash") for line in block.splitlines()]
-    lines += re.findall(r"`((?:edge-agent|fleet) [^`]+)`", README)
+    lines += re.findall(r"`((?:edge-agent|fleet|cloud-sync) [^`]+)`", README)
     for line in lines:
-        found = re.search(r"(?:^|[\s/])(edge-agent|fleet) .*", line)
+        found = re.search(r"(?:^|[\s/])(edge-agent|fleet|cloud-sync) .*", line)
         if found:
             words = shlex.split(found[0].strip().lstrip("/"), comments=True)
-            yield words[: min((words.index(mark) for mark in ("&", "2>agent.log") if mark in words), default=None)]
+            yield words[
+                : min(
+                    (words.index(mark) for mark in ("&", "2>agent.log", "2>coordinator.log") if mark in words),
+                    default=None,
+                )
+            ]
 
 
 def test_each_command_in_the_readme_exists_with_its_options() -> None:
@@ -68,6 +74,11 @@ def test_each_command_in_the_readme_exists_with_its_options() -> None:
         "history",
         "verify",
         "rollback",
+        "authorize",
+        "serve",
+        "publish",
+        "start",
+        "list",
     }
     assert described <= seen, "README shows how to use each of these"
 
@@ -143,11 +154,23 @@ def test_decisions_are_listed_and_complete() -> None:
     assert set(re.findall(r"\]\((\S+\.md)\)", index)) == {record.name for record in records}
 
 
-def test_the_service_runs_a_real_command_and_waits_long_enough_at_a_stop() -> None:
+def service_of(unit_file: Path) -> configparser.SectionProxy:
     unit = configparser.ConfigParser(strict=False, interpolation=None)
     unit.optionxform = str  # type: ignore[assignment,method-assign]
-    unit.read_string(UNIT.read_text(encoding="utf-8"))
-    service = unit["Service"]
+    unit.read_string(unit_file.read_text(encoding="utf-8"))
+    return unit["Service"]
+
+
+def test_the_coordinators_service_runs_a_real_command_with_options_that_there_are() -> None:
+    service = service_of(UNIT.with_name("holdfast-coordinator.service"))
+    words = service["ExecStart"].split()
+    assert words[0].endswith("/bin/cloud-sync") and words[1] == "serve"
+    options = {option for parameter in cloud_sync.commands["serve"].params for option in parameter.opts}
+    assert {word for word in words if word.startswith("--")} <= options
+
+
+def test_the_service_runs_a_real_command_and_waits_long_enough_at_a_stop() -> None:
+    service = service_of(UNIT)
     words = service["ExecStart"].split()
     assert words[0].endswith("/bin/edge-agent") and words[1] in edge_agent.commands
     assert (service["Restart"], service["KillMode"], service["OOMPolicy"]) == ("always", "process", "continue")

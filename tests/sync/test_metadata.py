@@ -121,7 +121,15 @@ def test_what_a_stranger_signed_is_not_handed_over(stand: Stand) -> None:
     stand.start()
     stand.until(lambda: stand.runtime.taken, "something is handed over")
     assert stand.runtime.taken[0] == MetadataFiles((authority.roots[0],))
-    stand.until(lambda: "UnsignedMetadataError" in stand.log(), "the reason is logged")
+    stand.until(
+        lambda: any(connected and "UnsignedMetadataError" in detail for connected, detail in stand.runtime.links),
+        "`edge-agent status` shows why",
+    )
+    serve(stand, authority, authority.evidence(manifest_raw()))
+    stand.wire.cut()
+    stand.until(
+        lambda: stand.runtime.links[-1] == (True, "") and stand.runtime.taken[-1].targets, "and that it is over"
+    )
 
 
 @pytest.mark.parametrize("role", ["root", "timestamp", "snapshot", "targets"])

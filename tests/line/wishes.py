@@ -1,0 +1,43 @@
+"""An operator's wishes, said in this process (`fleet` is a second slower), and how far they have come."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cloud_sync.client.api import Coordinator as Api
+from edge_agent.contract.errors import Unavailable
+from tests.harness.agent import wait_until
+from tests.harness.fleet import Fleet
+
+
+def start(fleet: Fleet, version: str, *devices: str) -> dict[str, Any]:
+    """Begin a rollout of the fleet's model, to these devices or to all."""
+    with Api(fleet.coordinator.url, fleet.coordinator.token_file) as api:
+        document = api.start_rollout(fleet.releases.model, version, "all", devices or None).document
+    rollout: dict[str, Any] = document["rollout"]
+    return rollout
+
+
+def state(fleet: Fleet, rollout: dict[str, Any]) -> dict[str, Any]:
+    """That rollout as it is now; empty while the coordinator does not answer."""
+    try:
+        with Api(fleet.coordinator.url, fleet.coordinator.token_file) as api:
+            return api.rollout(rollout["id"]).document
+    except Unavailable:
+        return {}
+
+
+def wait_state(fleet: Fleet, rollout: dict[str, Any], word: str, timeout_s: float = 60.0) -> dict[str, Any]:
+    """Return once the rollout is done, or halted, or whatever the word is."""
+
+    def reached() -> dict[str, Any] | None:
+        now = state(fleet, rollout)
+        return now if now.get("state") == word else None
+
+    reached_then: dict[str, Any] = wait_until(reached, lambda: f"{word}: {state(fleet, rollout)}", timeout_s)
+    return reached_then
+
+
+def roll_out(fleet: Fleet, version: str, *devices: str) -> dict[str, Any]:
+    """A rollout that has to be done."""
+    return wait_state(fleet, start(fleet, version, *devices), "done")
