@@ -16,14 +16,12 @@ from cloud_sync import limits
 from cloud_sync.coordinator.memory import Memory, now_unix_ms
 from cloud_sync.coordinator.metrics import Metrics
 from cloud_sync.repository.catalog import without
-from cloud_sync.repository.shelf import FORBIDDEN, NOT_THERE, OK, Part, Shelf
+from cloud_sync.repository.shelf import Part, Shelf
 from cloud_sync.store.snapshots import ServedPart
 from edge_agent.contract.errors import Rejected
-from edge_agent.contract.transfer import STATUS, TOTAL_BYTES, Get, Kind, parse_get
+from edge_agent.contract.transfer import STATUS, TOTAL_BYTES, Get, Kind, Status, parse_get
 
 log = structlog.get_logger()
-
-MALFORMED = 400
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,30 +92,30 @@ class Parts:
     async def _answer(self, asked: _Asked) -> None:
         get = asked.get
         if get is None:
-            part = Part(MALFORMED)
+            part = Part(Status.MALFORMED)
         else:
             part = await asyncio.to_thread(self._part, asked.device_id, get)
         if part.damaged and get is not None and get.kind is Kind.MANIFEST:
             self._memory.catalog = without(self._memory.catalog, get.name)
         words = [(STATUS, str(part.status))]
-        if part.status == OK:
+        if part.status == Status.OK:
             words.append((TOTAL_BYTES, str(part.total_bytes)))
         sent = await asked.send(asked.device_id, Answer(part.content, tuple(words), asked.correlation))
         self._metrics.parts.labels(str(part.status)).inc()
-        if part.status == OK and get is not None and sent:
+        if part.status == Status.OK and get is not None and sent:
             self._metrics.part_bytes.inc(len(part.content))
             if len(self._memory.parts) < limits.SERVED_PARTS_WAITING_MAX:
                 served = ServedPart(asked.device_id, get.name, get.offset, len(part.content), now_unix_ms())
                 self._memory.parts.append(served)
-        elif part.status == NOT_THERE and get is not None and get.kind is Kind.METADATA:
-            log.debug("no_such_metadata", device=asked.device_id, name=get.name)  # is there a newer root? mostly not
-        elif part.status != OK:
+        elif part.status == Status.NOT_THERE and get is not None and get.kind in (Kind.METADATA, Kind.COORDINATOR):
+            log.debug("no_such_metadata", device=asked.device_id, name=get.name)  # a newer root? a coordinator by now?
+        elif part.status != Status.OK:
             log.warning("part_refused", device=asked.device_id, status=part.status, name=get.name if get else None)
 
     def _part(self, device_id: str, get: Get) -> Part:
         """In a thread: files are read and hashed."""
         if not self._may_have(device_id, get):
-            return Part(FORBIDDEN)
+            return Part(Status.NOT_ASSIGNED)
         return self._shelf.part(get, self._memory.catalog)
 
     def _may_have(self, device_id: str, get: Get) -> bool:

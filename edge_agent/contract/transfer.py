@@ -6,7 +6,7 @@ The answer is the raw bytes as payload, with the words below as user properties,
 from __future__ import annotations
 
 import re
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
@@ -37,8 +37,19 @@ class Get(Struct, frozen=True):
     must_understand: Annotated[tuple[Label, ...], Meta(max_length=limits.MUST_UNDERSTAND_MAX)] = ()
 
 
+class Status(IntEnum):
+    """How an answer says that it went, in HTTP's numbers."""
+
+    OK = 200
+    MALFORMED = 400
+    NOT_ASSIGNED = 403  # to this device
+    NOT_THERE = 404
+    BEYOND = 416  # the thing ends before this part
+    TRY_LATER = 503
+
+
 # User properties of an answer.
-STATUS = "status"  # as in HTTP: 200, 400 malformed, 403 not assigned, 404 not there, 416 beyond its end, 503 try later
+STATUS = "status"  # one of the above, in decimal digits
 TOTAL_BYTES = "total"  # of the whole thing, with status 200
 
 _NAMES = {

@@ -50,6 +50,7 @@ CLOUD_ONLY = {
     "store": (("limits", "core"), "rows, no decisions"),
     "client": ((), "it knows the coordinator from outside alone"),
     "publish": (("client",), "the publisher's machine has no coordinator"),
+    "repository": (("limits", "publish"), "signed files; which device may have them is decided above"),
     "api": (("limits", "core", "store", "repository", "coordinator"), "what is published is decided elsewhere"),
     "operator_cli": (("client", "publish"), "operators ask the coordinator over HTTP"),
 }
