@@ -19,6 +19,7 @@ from cloud_sync.repository.catalog import without
 from cloud_sync.repository.shelf import Part, Shelf
 from cloud_sync.store.snapshots import ServedPart
 from edge_agent.contract.errors import Rejected
+from edge_agent.contract.reasons import Reason
 from edge_agent.contract.transfer import STATUS, TOTAL_BYTES, Get, Kind, Status, parse_get
 
 log = structlog.get_logger()
@@ -110,7 +111,9 @@ class Parts:
         elif part.status == Status.NOT_THERE and get is not None and get.kind in (Kind.METADATA, Kind.COORDINATOR):
             log.debug("no_such_metadata", device=asked.device_id, name=get.name)  # a newer root? a coordinator by now?
         elif part.status != Status.OK:
-            log.warning("part_refused", device=asked.device_id, status=part.status, name=get.name if get else None)
+            reason = Reason.NOT_ASSIGNED.value if part.status == Status.NOT_ASSIGNED else None
+            name = get.name if get else None
+            log.warning("part_refused", device=asked.device_id, status=part.status, reason=reason, name=name)
 
     def _part(self, device_id: str, get: Get) -> Part:
         """In a thread: files are read and hashed."""
