@@ -46,7 +46,7 @@ PUBLISHES_AT_ONCE = 64  # of all assignments, after connecting
 GETS_AT_ONCE = 6  # 1.5 MiB of parts in our socket at most: an assignment never waits behind more
 GETS_WAITING_MAX = 2_000  # beyond, a request is dropped: the device asks again
 GETS_WAITING_PER_DEVICE_MAX = 64
-CHUNKS_KEPT_BYTES_MAX = 64 * MIB  # verified chunks in memory: parts of one chunk are asked for in a row
+CHUNKS_KEPT_BYTES_MAX = 32 * MIB  # verified chunks in memory: three for each of ten devices that fetch at once
 MANIFESTS_KEPT_MAX = 64  # sets of chunk names, 1.5 MB for the largest model
 
 # ---- the HTTP API
