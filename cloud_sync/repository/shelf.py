@@ -25,7 +25,7 @@ from edge_agent.contract.transfer import Get, Kind
 
 log = structlog.get_logger()
 
-OK, FORBIDDEN, NOT_THERE, BEYOND, LATER = 200, 403, 404, 416, 503
+OK, MALFORMED, FORBIDDEN, NOT_THERE, BEYOND, LATER = 200, 400, 403, 404, 416, 503
 
 
 @dataclass(frozen=True, slots=True)
