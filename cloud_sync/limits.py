@@ -46,10 +46,13 @@ PUBLISHES_AT_ONCE = 64  # of all assignments, after connecting
 GETS_AT_ONCE = 6  # 1.5 MiB of parts in our socket at most: an assignment never waits behind more
 GETS_WAITING_MAX = 2_000  # beyond, a request is dropped: the device asks again
 GETS_WAITING_PER_DEVICE_MAX = 64
-CHUNKS_KEPT_BYTES_MAX = 64 * MIB  # verified chunks in memory: parts of one chunk are asked for in a row
+CHUNKS_KEPT_BYTES_MAX = 32 * MIB  # verified chunks in memory: three for each of ten devices that fetch at once
 MANIFESTS_KEPT_MAX = 64  # sets of chunk names, 1.5 MB for the largest model
 
 # ---- the HTTP API
 JSON_BODY_BYTES_MAX = 2 * MIB  # 16,384 hashes of 64 digits, and a bit
+PARTS_AT_ONCE = 32  # over HTTP: 32 MiB in our sockets at most; beyond, 503: the device asks over MQTT
+PARTS_PER_DEVICE_AT_ONCE = 4  # a device asks for three at once, and one more may be ending
+PART_SEND_S = 300.0  # 1 MiB at 28 kbit/s; a device that takes longer is hung up on
 STOP_REQUESTS_S = 5.0  # a stop waits so long for requests under way
 CLOSE_MATCHES = 3

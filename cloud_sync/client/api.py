@@ -73,6 +73,10 @@ class Coordinator(AbstractContextManager["Coordinator"]):
         """One device with its newest reports. Raises Rejected (unknown_device)."""
         return self._ask(said.Device, "GET", f"/v1/devices/{_segment(device_id)}")
 
+    def device_token(self, device_id: str) -> Told[said.DeviceToken]:
+        """What this device shows when it fetches over HTTP; also of one that was never there."""
+        return self._ask(said.DeviceToken, "GET", f"/v1/devices/{_segment(device_id)}/token")
+
     def rollouts(self) -> Told[said.Rollouts]:
         """All rollouts and rollbacks."""
         return self._ask(said.Rollouts, "GET", "/v1/rollouts")

@@ -46,13 +46,16 @@ class TurnedAway(Struct, frozen=True):
 
 
 class Slot(Struct, frozen=True):
-    """One model on one device. damaged: snapshots with damaged bytes."""
+    """One model on one device. held: somebody there chose otherwise than assigned. damaged: snapshots with damaged
+    bytes.
+    """
 
     serving: bool
     active: Ref | None = None
     wanted: Ref | None = None
     candidate: Ref | None = None
     assigned: Ref | None = None
+    held: bool = False
     reason: str | None = None
     declined: TurnedAway | None = None
     turned_away: tuple[TurnedAway, ...] = ()
@@ -128,6 +131,13 @@ class Rollouts(Struct, frozen=True):
     """All of them, as the coordinator orders them."""
 
     rollouts: tuple[Rollout, ...]
+
+
+class DeviceToken(Struct, frozen=True):
+    """GET /v1/devices/ID/token."""
+
+    device_id: str
+    token: str
 
 
 class Missing(Struct, frozen=True):

@@ -110,6 +110,7 @@ def _slot(record: Record, model: str, slot: SlotState | None) -> dict[str, Any]:
         "assigned": {"version": target.version, "digest": target.digest, "generation": target.generation}
         if target
         else None,
+        "held": bool(slot and slot.assigned and slot.assigned.held),
         "reason": slot.reason if slot else None,
         "declined": _turned(slot.declined) if slot and slot.declined else None,
         "turned_away": [_turned(turned) for turned in slot.turned_away] if slot else [],

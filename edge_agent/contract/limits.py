@@ -50,6 +50,7 @@ DEVICE_STATE_BYTES_MAX = 7 * MIB // 4  # 64 slots that tell all they may take 1.
 TURNED_AWAY_TOLD_MAX = 4  # of one slot, the newest; each may take 4 KiB, and the older ones came as reports
 SNAPSHOTS_TOLD_MAX = 16  # of one slot; retention keeps SNAPSHOTS_PER_MODEL_MAX and those that are in use
 PART_BYTES_MAX = 256 * KIB  # of bulk data: larger ones slow a broker down with many devices
+HTTP_PART_BYTES_MAX = MIB  # over HTTP: a whole chunk at once, no broker copies it
 GET_BYTES_MAX = 1 * KIB
 GET_EXPIRY_S = 30  # an answer that comes later was asked for again already
 MQTT_PACKET_BYTES_MAX = DEVICE_STATE_BYTES_MAX + 64 * KIB  # what either side takes from the broker at once

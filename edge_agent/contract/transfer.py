@@ -60,9 +60,24 @@ _NAMES = {
 }
 
 
+# The same words as headers of an answer over HTTP: one without the first is not the coordinator's.
+STATUS_HEADER = "Holdfast-Status"
+TOTAL_BYTES_HEADER = "Holdfast-Total"
+
+
+def parts_path(device_id: str, kind: str, name: str) -> str:
+    """Where parts of one thing are over HTTP, below the coordinator's address; offset and length are the query."""
+    return f"/device/v1/{device_id}/parts/{kind}/{name}"
+
+
+def may_be_named(kind: Kind, name: str) -> bool:
+    """Whether such a thing can have this name."""
+    return _NAMES[kind].match(name) is not None
+
+
 def parse_get(raw: bytes) -> Get:
     """Raises Rejected: too_large or malformed (also: a name that such a thing cannot have)."""
     get = canonical.decode(raw, Get, bytes_max=limits.GET_BYTES_MAX)
-    if not _NAMES[get.kind].match(get.name):
+    if not may_be_named(get.kind, get.name):
         raise Rejected(f"there is no {get.kind} with the name {get.name!r}", reason=Reason.MALFORMED)
     return get

@@ -18,6 +18,7 @@ from edge_agent.contract import limits
 from edge_agent.contract.errors import HoldfastError, Rejected, Unavailable
 from edge_agent.contract.evidence import encode_evidence
 from edge_agent.contract.manifest import chunk_lengths, parse_manifest
+from edge_agent.contract.reasons import Reason
 from edge_agent.contract.transfer import Kind
 from edge_agent.sync.fetching import Fetcher, together
 from edge_agent.sync.line import LineCut
@@ -30,7 +31,7 @@ log = structlog.get_logger()
 BACKOFF_BASE_S = 5.0
 BACKOFF_CAP_S = 600.0
 LOOK_S = 60.0  # wants are asked for so often without any word of a change
-CHUNKS_AT_ONCE = 2  # the second one fills the link while the first one is offered
+CHUNKS_AT_ONCE = 3  # one is being committed, one comes, one waits: neither the link nor the disk stands still
 KEEP_S = 10.0  # the runtime hears of an offer so often, also while a chunk takes long to come
 GONE_S = 0.5
 CUT_S = 0.05
@@ -57,6 +58,7 @@ class Offers:
         self._up = up
         self._troubles = Troubles()
         self._manifest = "", b""  # the last one and its digest: another try does not fetch it again
+        self._expired = False  # the metadata had, at the last try: the publisher may have signed it again since
         self._bringing = False  # bytes are on their way, which is worth while only as long as they are wanted
 
     def forgive(self) -> None:
@@ -92,6 +94,7 @@ class Offers:
         except HoldfastError as error:
             word = error.reason.value if error.reason else type(error).__name__
             log.warning("offer_failed", model=want.model, snapshot=want.digest, reason=word, detail=str(error))
+            self._expired = self._expired or error.reason is Reason.EXPIRED
             if not isinstance(error, LineCut | RuntimeGone):
                 self._note_trouble(want)
         else:
@@ -126,8 +129,8 @@ class Offers:
             self._manifest = want.digest, raw
         raw = self._manifest[1]
         await self._keeper.settled()
-        if not self._keeper.names(want.model, want.version, want.digest):
-            await self._keeper.refresh()
+        if self._expired or not self._keeper.names(want.model, want.version, want.digest):
+            self._expired = not await self._keeper.refresh()
         evidence = self._keeper.files.evidence()
         if evidence is None:
             raise Unavailable("the signed metadata is not complete yet")

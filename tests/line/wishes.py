@@ -10,10 +10,23 @@ from tests.harness.agent import wait_until
 from tests.harness.fleet import Fleet
 
 
+def api(fleet: Fleet) -> Api:
+    """The coordinator's API; use with `with`."""
+    return Api(fleet.coordinator.url, fleet.coordinator.token_file)
+
+
 def start(fleet: Fleet, version: str, *devices: str) -> dict[str, Any]:
     """Begin a rollout of the fleet's model, to these devices or to all."""
-    with Api(fleet.coordinator.url, fleet.coordinator.token_file) as api:
-        document = api.start_rollout(fleet.releases.model, version, "all", devices or None).document
+    with api(fleet) as coordinator:
+        document = coordinator.start_rollout(fleet.releases.model, version, "all", devices or None).document
+    rollout: dict[str, Any] = document["rollout"]
+    return rollout
+
+
+def roll_back(fleet: Fleet, version: str, *devices: str) -> dict[str, Any]:
+    """Begin a rollback of the fleet's model, of these devices or of all."""
+    with api(fleet) as coordinator:
+        document = coordinator.roll_back(fleet.releases.model, version, devices or None).document
     rollout: dict[str, Any] = document["rollout"]
     return rollout
 
@@ -21,8 +34,8 @@ def start(fleet: Fleet, version: str, *devices: str) -> dict[str, Any]:
 def state(fleet: Fleet, rollout: dict[str, Any]) -> dict[str, Any]:
     """That rollout as it is now; empty while the coordinator does not answer."""
     try:
-        with Api(fleet.coordinator.url, fleet.coordinator.token_file) as api:
-            return api.rollout(rollout["id"]).document
+        with api(fleet) as coordinator:
+            return coordinator.rollout(rollout["id"]).document
     except Unavailable:
         return {}
 
