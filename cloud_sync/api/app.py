@@ -91,7 +91,9 @@ class Api:
     async def _authorized(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         if request.path.startswith("/v1/"):
             kind, _, token = request.headers.get("Authorization", "").partition(" ")
-            if kind.lower() != "bearer" or not hmac.compare_digest(token.strip().encode(), self._token):
+            if kind.lower() != "bearer" or not hmac.compare_digest(
+                token.strip().encode(errors="surrogateescape"), self._token
+            ):
                 raise Rejected("this needs the operator's token", reason=Reason.NOT_AUTHORIZED)
         return await handler(request)
 

@@ -28,6 +28,10 @@ class Handout:
         self._shelf = shelf
         self._metrics = metrics
 
+    def is_over(self) -> bool:
+        """Whether the publisher has named another coordinator, which serves the devices from now on."""
+        return self._memory.replaced
+
     async def part(self, device_id: str, get: Get) -> Part:
         """The part, or the status that says why not."""
         part = await asyncio.to_thread(self._part, device_id, get)

@@ -138,6 +138,8 @@ class Planner:
         elif not agreed and memory.restored is None:
             log.warning("numbers_taken_over", device=record.row.device_id, why=why)
             await self._go_on_above([record], resumed=False)
+            if whole and record.row.told_epoch == memory.epoch:  # once: each time gives all devices new assignments
+                memory.heard(record, resumes=memory.resumes)
         else:
             await memory.stop(record.row.device_id, why)
 
@@ -208,6 +210,8 @@ class Planner:
             memory.resumes = resumes
             if resumed:
                 memory.restored = None
+                memory.excused |= memory.ahead
+                memory.ahead = set()
         self.wake()
 
     # ---- carrying out
