@@ -6,8 +6,10 @@ The real one is in cloud_sync.
 from __future__ import annotations
 
 import asyncio
+import ssl
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import TracebackType
 
 from aiohttp import web
@@ -15,26 +17,37 @@ from aiohttp import web
 from edge_agent.contract.transfer import STATUS_HEADER, TOTAL_BYTES_HEADER, Get, Kind, parts_path
 from tests.harness.agent import wait_until
 from tests.harness.broker import HOST
-from tests.sync.coordinator import ScriptedCoordinator
+from tests.sync.coordinator import ScriptedCoordinator, Thing
 from tests.sync.runtime import DEVICE
 
 TOKEN = "the-token-of-this-device"
 Fault = Callable[[Get], web.StreamResponse | None]
 
 
+@dataclass
+class Shelf:
+    """What there is, where no scripted coordinator is needed."""
+
+    things: dict[Thing, bytes]
+
+
 class HttpCoordinator:
-    """Listens while in its `with` block. fault: what to answer instead, None = as it should be. cut: how many bytes of
-    a body go out before the connection ends, None = all. Questions that were answered with bytes are in `served`.
+    """Listens while in its `with` block. What was asked is in `asked`, what was answered with bytes in `served`.
+
+    fault: what to answer instead, None = as it should be. cut: how many bytes of a body go out before the connection
+    ends (silent: before nothing more comes), None = all.
     """
 
-    def __init__(self, things: ScriptedCoordinator) -> None:
+    def __init__(self, things: ScriptedCoordinator | Shelf, tls: ssl.SSLContext | None = None) -> None:
         self.fault: Fault = lambda _get: None
         self.cut: Callable[[Get], int | None] = lambda _get: None
         self.open = threading.Event()
         self.open.set()
+        self.silent = False
         self.asked: list[Get] = []
         self.served: list[Get] = []
         self._things = things
+        self._tls = tls
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
 
@@ -59,10 +72,10 @@ class HttpCoordinator:
     async def _listen(self) -> str:
         app = web.Application()
         app.add_routes([web.get(parts_path(DEVICE, "{kind}", "{name}"), self._part)])
-        self._runner = web.AppRunner(app, shutdown_timeout=0.1)
+        self._runner = web.AppRunner(app, shutdown_timeout=0.1, handler_cancellation=True)
         await self._runner.setup()
-        await web.TCPSite(self._runner, HOST, 0).start()
-        return f"http://{HOST}:{self._runner.addresses[0][1]}"
+        await web.TCPSite(self._runner, HOST, 0, ssl_context=self._tls).start()
+        return f"http{'s' if self._tls else ''}://{HOST}:{self._runner.addresses[0][1]}"
 
     async def _part(self, request: web.Request) -> web.StreamResponse:
         get = Get(
@@ -92,6 +105,8 @@ class HttpCoordinator:
             await response.write_eof()
         elif request.transport is not None:
             self.served.append(Get(get.kind, get.name, get.offset, cut))
+            if self.silent:
+                await asyncio.Event().wait()  # until the client hangs up
             request.transport.close()
         return response
 
