@@ -4,7 +4,6 @@ errors.py.
 
 from __future__ import annotations
 
-import hmac
 from collections.abc import Iterable
 from typing import Annotated, Literal, TypeVar
 
@@ -13,6 +12,7 @@ from aiohttp import web
 from msgspec import Meta, Struct
 
 from cloud_sync import limits
+from cloud_sync.api.bearer import shows
 from cloud_sync.api.errors import Handler, speaks_of_errors
 from cloud_sync.coordinator import documents
 from cloud_sync.coordinator.intents import Intents, unknown_device, unknown_rollout
@@ -62,7 +62,7 @@ class Api:
         self._intents = intents
         self._metrics = metrics
         self._others = others
-        self._token = token.encode()
+        self._token = token
 
     def application(self) -> web.Application:
         """All routes, with bounded bodies."""
@@ -89,12 +89,8 @@ class Api:
 
     @web.middleware
     async def _authorized(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        if request.path.startswith("/v1/"):
-            kind, _, token = request.headers.get("Authorization", "").partition(" ")
-            if kind.lower() != "bearer" or not hmac.compare_digest(
-                token.strip().encode(errors="surrogateescape"), self._token
-            ):
-                raise Rejected("this needs the operator's token", reason=Reason.NOT_AUTHORIZED)
+        if request.path.startswith("/v1/") and not shows(request, self._token):
+            raise Rejected("this needs the operator's token", reason=Reason.NOT_AUTHORIZED)
         return await handler(request)
 
     async def _health(self, _: web.Request) -> web.Response:

@@ -5,13 +5,13 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
 from collections import Counter
 from typing import Protocol
 
 from aiohttp import web
 
 from cloud_sync import limits
+from cloud_sync.api.bearer import shows
 from cloud_sync.api.errors import answer
 from cloud_sync.coordinator.handout import Handout
 from cloud_sync.repository.shelf import Part
@@ -84,10 +84,7 @@ class PartsOverHttp:
                 del self._of_device[device_id]
 
     def _check_token(self, request: web.Request, device_id: str) -> None:
-        kind, _, token = request.headers.get("Authorization", "").partition(" ")
-        expected = self._signer.device_token(device_id).encode()
-        given = token.strip().encode(errors="surrogateescape")  # as it came, whatever bytes it has
-        if kind.lower() != "bearer" or not hmac.compare_digest(given, expected):
+        if not shows(request, self._signer.device_token(device_id)):
             raise Rejected(
                 "this needs the device's own token",
                 reason=Reason.NOT_AUTHORIZED,

@@ -85,6 +85,11 @@ class HttpSource:
             except Exception as error:  # aiohttp has its own errors, and more of them than it names
                 raise HttpFails(f"{kind} {name}: {type(error).__name__}: {error}"[: limits.DETAIL_CHARS_MAX]) from error
 
+    async def close(self) -> None:
+        """Hang up. The process ends without it, as it does with everything."""
+        if self._session is not None:
+            await self._session.close()
+
     async def _ask(self, session: aiohttp.ClientSession, kind: Kind, name: str, offset: int, length: int) -> Part:
         what = f"{kind} {name} at {offset}"
         asking = session.get(
