@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cloud_sync.publish.durable import locked, make_folder, write_file
+from cloud_sync.publish.signing import check_first_root
 from cloud_sync.signing import Signer
 from edge_agent.contract import limits
 from edge_agent.contract.errors import Rejected, Unavailable
@@ -105,6 +106,7 @@ def init(folder: DataFolder, root_file: Path) -> str:
         ) from error
     if not root or len(root) > limits.METADATA_BYTES_MAX:
         raise Rejected(f"{root_file} is no root file", next_step="Name the publisher's 1.root.json with --root")
+    check_first_root(root)
     signer = Signer.generate()
     make_folder(folder.path, mode=0o700)
     write_file(folder.root, root)
