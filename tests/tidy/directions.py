@@ -42,8 +42,8 @@ WORKER_FOREIGN = {"numpy", "paddle", "paddlelite"}
 
 # The same for the rooms of cloud_sync.
 CLOUD_ORDER = (
-    "limits", "core", "store", "signing", "logs", "client", "publish", "folder", "repository", "coordinator", "mqtt",
-    "api", "service", "cli", "operator_cli",
+    "limits", "core", "store", "signing", "sparing", "logs", "client", "publish", "folder", "repository", "coordinator",
+    "mqtt", "api", "service", "cli", "operator_cli",
 )  # fmt: skip
 CLOUD_ONLY = {
     "core": (("limits",), "decisions are pure"),
