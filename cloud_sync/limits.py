@@ -33,6 +33,7 @@ BUSY_TIMEOUT_S = 10.0  # a backup may hold the database for a moment
 RECONNECT_BASE_S = 0.5
 RECONNECT_MAX_S = 30.0
 CONNECT_TIMEOUT_S = 10.0
+STEADY_S = 30.0  # a connection that held so long was a good one: the next pause is short again
 KEEPALIVE_S = 30
 SPREAD_S = 5.0  # after a coordinator has connected, its devices say hello within this time, not at once
 SPREAD_PER_DEVICE_S = 0.005  # 200 hellos a second

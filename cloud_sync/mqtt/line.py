@@ -72,16 +72,19 @@ class Line:
         failures = 0
         try:
             while True:  # until cancelled
+                began_s = time.monotonic()
+                client = None
                 try:
-                    failures += 1
-                    async with self._connected() as client:
-                        failures = 0
+                    client = self._connected()
+                    async with client:
                         await self._talk(client)
                 except (MqttError, HoldfastError, OSError) as error:
                     log.warning("broker_away", error=str(error), broker=f"{self._settings.host}:{self._settings.port}")
                 finally:
                     self._client = None
                     self._memory.line_is_down()
+                    _hang_up(client)
+                failures = 0 if time.monotonic() - began_s > limits.STEADY_S else failures + 1
                 most = min(limits.RECONNECT_MAX_S, limits.RECONNECT_BASE_S * 2 ** min(failures, 16))
                 await asyncio.sleep(self._chance.uniform(0, most))
         finally:
@@ -229,3 +232,9 @@ class Line:
         except Exception:  # our bug: said, counted, and nobody else's answer is lost for it
             log.exception("answer_failed")
             self._metrics.messages_refused.labels("bug").inc()
+
+
+def _hang_up(client: Client | None) -> None:
+    """After a message that is none, or a time-out, aiomqtt leaves its socket open, and goes on reading from it."""
+    if client is not None and client._client.socket() is not None:
+        client._client._sock_close()
