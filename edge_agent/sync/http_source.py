@@ -143,7 +143,7 @@ def _prepared(server: Server) -> tuple[ModuleType, ssl.SSLContext]:
 
 def _session(library: Any, tls: ssl.SSLContext) -> aiohttp.ClientSession:
     session: aiohttp.ClientSession = library.ClientSession(
-        connector=library.TCPConnector(ssl=tls, limit=AT_ONCE),
+        connector=library.TCPConnector(ssl=tls),
         timeout=library.ClientTimeout(total=WHOLE_S, sock_connect=CONNECT_S, sock_read=SILENCE_S),
         cookie_jar=library.DummyCookieJar(),
         auto_decompress=False,  # a small answer must not become a large one here

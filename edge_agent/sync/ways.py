@@ -19,6 +19,7 @@ log = structlog.get_logger()
 
 HTTP_AGAIN_BASE_S = 5.0
 HTTP_AGAIN_CAP_S = 300.0
+TICK_S = 0.01  # a timer may ring a tick of the clock early, and the pause is not over then
 SERVER_FAULTS = range(500, 600)
 _HTTP = "http"
 
@@ -73,7 +74,7 @@ class Ways:
             )
             wait_s = self._troubles.wait_s(_HTTP, now_s)
             log.warning("http_fails", detail=str(error), again_in_s=round(wait_s, 2))
-            asyncio.get_running_loop().call_later(wait_s, self._judge)
+            asyncio.get_running_loop().call_later(wait_s + TICK_S, self._judge)
         self._judge()
 
     def _judge(self) -> None:
