@@ -155,6 +155,8 @@ class Conversation:
         await self._acknowledge(device_id, incarnation, result.committed)
 
     async def _acknowledge(self, device_id: str, incarnation: str, committed: int) -> None:
+        if self._memory.replaced:
+            return
         ack = ReportAck(device_id, incarnation, committed)
         await self.acknowledge(device_id, self._memory.signer.envelope(SignedKind.REPORT_ACK, ack))
 

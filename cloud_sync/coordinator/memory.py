@@ -75,6 +75,14 @@ class Memory:
         named = self.catalog.coordinator
         return named.epoch if named is not None and named.public_key == self.signer.public_key else 0
 
+    @property
+    def replaced(self) -> bool:
+        """Whether the publisher names another coordinator: devices hear nothing more of this one, so that two that run
+        at the same time do not contradict each other.
+        """
+        named = self.catalog.coordinator
+        return named is not None and named.public_key != self.signer.public_key
+
     def stopped(self) -> Unavailable | None:
         """Why nothing is planned; None when everything is."""
         named = self.catalog.coordinator

@@ -146,7 +146,9 @@ class Planner:
     async def judge_reports(self, record: Record, *, acknowledged: int, committed: int) -> None:
         """The same by the reports that the device was told to be committed; it sends the missing ones again."""
         memory = self._memory
-        if memory.epoch == 0 or 0 < record.row.told_epoch < memory.epoch:
+        told = record.row.told_epoch
+        # Who took no assignment yet may have been acknowledged by an earlier coordinator, if there was one.
+        if memory.epoch == 0 or (told < memory.epoch and (told > 0 or memory.epoch > 1)):
             return
         agreed = record.row.report_resumes == memory.resumes
         if acknowledged <= committed:

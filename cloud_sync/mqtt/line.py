@@ -69,6 +69,9 @@ class Line:
         failures = 0
         try:
             while True:  # until cancelled
+                if self._memory.replaced:  # two under one user name would throw each other off without an end
+                    await asyncio.sleep(limits.RECONNECT_BASE_S)
+                    continue
                 try:
                     failures += 1
                     async with self._connected() as client:

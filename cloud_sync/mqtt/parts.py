@@ -65,7 +65,7 @@ class Parts:
             get: Get | None = parse_get(raw)
         except Rejected:
             get = None
-        full = len(self._waiting) >= limits.GETS_WAITING_MAX
+        full = self._memory.replaced or len(self._waiting) >= limits.GETS_WAITING_MAX
         if full or self._of_device[device_id] >= limits.GETS_WAITING_PER_DEVICE_MAX:
             self._metrics.parts.labels("dropped").inc()
             return

@@ -177,6 +177,15 @@ class AgentStore:
         """
         return await self._thread.call(self._acknowledge, ack, timeout_s=limits.PERSIST_PATIENT_S)
 
+    async def acknowledged_by(self, coordinator: str) -> None:
+        """Count acknowledgements anew when the publisher names another coordinator (its key, hexadecimal digits).
+
+        Raises Unavailable (disk_full, read_only, disk_hangs) or Corrupt.
+        """
+        await self._thread.call(
+            lambda: self._writable().acknowledged_by(coordinator), timeout_s=limits.PERSIST_PATIENT_S
+        )
+
     def _acknowledge(self, ack: ReportAck) -> int:
         if ack.device_id != self._device_id:
             raise Rejected(f"this acknowledgement is for {ack.device_id}", reason=Reason.WRONG_DEVICE)

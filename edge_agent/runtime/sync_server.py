@@ -168,6 +168,8 @@ class SyncServer:
                     await self._desk.note_refusal(want.model, want.digest, want.version, refusal)
             raise
         named = self._authority.coordinator
+        if named is not None:
+            await self._store.acknowledged_by(named.public_key)
         return {"epoch": named.epoch if named else 0}, b""
 
     async def _do_assignment(self, session: Session, header: Header, payload: bytes) -> Answer:

@@ -15,6 +15,7 @@ from edge_agent.store.sqlite import connect, row, rows, translated, upsert
 
 SCHEMA_VERSION = 1
 ACKNOWLEDGED = "acknowledged"
+ACKNOWLEDGED_BY = "acknowledged_by"
 MIGRATIONS: dict[int, str] = {
     1: """
         CREATE TABLE IF NOT EXISTS state(model TEXT PRIMARY KEY, document BLOB NOT NULL);
@@ -155,6 +156,13 @@ class AgentDb:
         restored from a backup says a lower number, and is sent them again.
         """
         self.set_meta({ACKNOWLEDGED: str(up_to_number)})
+
+    def acknowledged_by(self, coordinator: str) -> None:
+        """Acknowledgements are this coordinator's from now on (its key, hexadecimal digits): what an earlier one has
+        committed, it does not have.
+        """
+        if self.meta(ACKNOWLEDGED_BY) != coordinator:
+            self.set_meta({ACKNOWLEDGED_BY: coordinator, ACKNOWLEDGED: "0"})
 
     def begin_incarnation(self, name: str) -> None:
         """Number the reports that nobody has acknowledged anew, from 1 on, under another name."""
