@@ -16,6 +16,7 @@ import msgspec
 
 from edge_agent.contract.report import Report, parse_report
 from tests.harness.agent import Agent, wait_until
+from tests.harness.coordinator import Coordinator
 from tests.harness.fleet import Fleet
 
 Fact = tuple[Any, ...]
@@ -60,6 +61,11 @@ def at_coordinator(fleet: Fleet, device_id: str, incarnation: str) -> Book:
 def count_at_coordinator(fleet: Fleet) -> int:
     """How many reports of all devices are committed there."""
     return int(_rows(fleet.coordinator.data / "coordinator.db", "SELECT count(*) FROM reports")[0][0])
+
+
+def assignments_at(coordinator: Coordinator) -> list[Any]:
+    """All that it has given."""
+    return _rows(coordinator.data / "coordinator.db", "SELECT * FROM assignments ORDER BY device_id")
 
 
 def journal(agent: Agent) -> list[Fact]:

@@ -47,7 +47,13 @@ def wait_state(fleet: Fleet, rollout: dict[str, Any], word: str, timeout_s: floa
         now = state(fleet, rollout)
         return now if now.get("state") == word else None
 
-    reached_then: dict[str, Any] = wait_until(reached, lambda: f"{word}: {state(fleet, rollout)}", timeout_s)
+    def late() -> str:
+        now = state(fleet, rollout)
+        stuck = [name for name, stage in now.get("devices", {}).items() if stage not in ("done", "offline")]
+        logs = "\n".join(fleet.agent(name).log_tail(25) for name in stuck)
+        return f"{word}: {now}\n{logs}"
+
+    reached_then: dict[str, Any] = wait_until(reached, late, timeout_s)
     return reached_then
 
 
