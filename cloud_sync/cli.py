@@ -44,15 +44,15 @@ def _says_what_to_do(command: Command) -> Command:
 
 
 data_option = click.option(
-    "--data", "data", envvar="HOLDFAST_DATA", required=True, type=click.Path(path_type=Path), metavar="DIR",
-    help="The coordinator's data folder. [env: HOLDFAST_DATA]",
+    "--data", "data", envvar="HOLDFAST_DATA", show_envvar=True, required=True, metavar="DIR",
+    type=click.Path(path_type=Path), help="The coordinator's data folder.",
 )  # fmt: skip
 
 
 def _file(name: str, says: str) -> Callable[[Command], Command]:
     variable = "HOLDFAST_" + name.upper().replace("-", "_")
     return click.option(
-        f"--{name}", envvar=variable, type=click.Path(path_type=Path), metavar="FILE", help=f"{says} [env: {variable}]"
+        f"--{name}", envvar=variable, show_envvar=True, type=click.Path(path_type=Path), metavar="FILE", help=f"{says}"
     )
 
 
@@ -95,27 +95,29 @@ def migrate_command(data: Path) -> None:
 @click.option(
     "--broker",
     envvar="HOLDFAST_BROKER",
+    show_envvar=True,
     required=True,
     metavar="HOST:PORT",
-    help="The MQTT broker. [env: HOLDFAST_BROKER]",
+    help="The MQTT broker.",
 )
 @click.option(
-    "--http", envvar="HOLDFAST_HTTP", default="127.0.0.1:8080", show_default=True, metavar="HOST:PORT",
-    help="Where operators ask; port 0 takes a free one. [env: HOLDFAST_HTTP]",
+    "--http", envvar="HOLDFAST_HTTP", show_envvar=True, default="127.0.0.1:8080", show_default=True,
+    metavar="HOST:PORT", help="Where operators ask; port 0 takes a free one.",
 )  # fmt: skip
 @click.option(
     "--username",
     envvar="HOLDFAST_USERNAME",
+    show_envvar=True,
     default="coordinator",
     show_default=True,
-    help="At the broker. [env: HOLDFAST_USERNAME]",
+    help="At the broker.",
 )
 @_file("password-file", "The password at the broker.")
 @_file("ca-file", "Speak TLS with the broker, believing this authority.")
 @_file("cert-file", "The coordinator's certificate.")
 @_file("key-file", "The key of that certificate.")
 @click.option(
-    "--log-level", envvar="HOLDFAST_LOG_LEVEL", default="info", show_default=True,
+    "--log-level", envvar="HOLDFAST_LOG_LEVEL", show_envvar=True, default="info", show_default=True,
     type=click.Choice(["debug", "info", "warning", "error"]), help="[env: HOLDFAST_LOG_LEVEL]",
 )  # fmt: skip
 @click.option(

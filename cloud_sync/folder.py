@@ -5,15 +5,14 @@ What the files mean is known to who reads them.
 
 from __future__ import annotations
 
-import fcntl
-import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from cloud_sync.publish.durable import make_folder, write_file, writing
+from cloud_sync.publish.durable import locked, make_folder, write_file
+from cloud_sync.publish.signing import check_first_root
 from cloud_sync.signing import Signer
 from edge_agent.contract import limits
 from edge_agent.contract.errors import Rejected, Unavailable
@@ -82,19 +81,9 @@ class DataFolder:
         """Keep other coordinators out; the lock ends with the process. Raises Unavailable."""
         if not self.path.is_dir():
             self.read(self.key)
-        with writing(self.path):
-            fd = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise Unavailable(
-                    f"another coordinator is at work in {self.path}",
-                    next_step="Stop it first, or name another folder with --data; one folder has one coordinator",
-                ) from error
+        once = "Stop it first, or name another folder with --data; one folder has one coordinator"
+        with locked(self.path, "coordinator", once):
             yield
-        finally:
-            os.close(fd)
 
 
 def init(folder: DataFolder, root_file: Path) -> str:
@@ -117,6 +106,7 @@ def init(folder: DataFolder, root_file: Path) -> str:
         ) from error
     if not root or len(root) > limits.METADATA_BYTES_MAX:
         raise Rejected(f"{root_file} is no root file", next_step="Name the publisher's 1.root.json with --root")
+    check_first_root(root)
     signer = Signer.generate()
     make_folder(folder.path, mode=0o700)
     write_file(folder.root, root)

@@ -7,11 +7,14 @@ import sys
 
 import structlog
 
+from cloud_sync.sparing import Sparing
+
 
 def set_up_logs(level: str) -> None:
     """Log from `level` (debug|info|warning|error) up."""
     structlog.configure(
         processors=[
+            Sparing(),
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),

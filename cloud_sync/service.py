@@ -14,9 +14,11 @@ from aiohttp import web
 
 from cloud_sync import limits
 from cloud_sync.api.app import Api
+from cloud_sync.api.parts import PartsOverHttp
 from cloud_sync.api.uploads import Uploads, note_snapshots
 from cloud_sync.coordinator.conversation import Conversation
 from cloud_sync.coordinator.documents import VERSION
+from cloud_sync.coordinator.handout import Handout
 from cloud_sync.coordinator.intents import Intents
 from cloud_sync.coordinator.memory import Memory
 from cloud_sync.coordinator.metrics import Metrics
@@ -68,11 +70,13 @@ async def _serve(
 ) -> None:
     metrics, planner, repository = Metrics(), Planner(memory), Repository(folder.repository)
     conversation = Conversation(memory, planner, metrics)
-    parts = Parts(memory, Shelf(repository), metrics)
+    handout = Handout(memory, Shelf(repository), metrics)
+    parts = Parts(handout)
     line = Line(broker, memory, conversation, planner, parts, metrics)
     planner.outbound, conversation.acknowledge = line, line.acknowledge
     uploads = Uploads(memory, planner, Intake(repository, folder.waiting, pinned))
-    api = Api(memory, planner, Intents(memory, planner), metrics, uploads, token)
+    over_http = PartsOverHttp(handout, signer=memory.signer)
+    api = Api(memory, planner, Intents(memory, planner), metrics, (*uploads.routes(), *over_http.routes()), token)
     parts_of_it = (planner.run(), line.run(), parts.run(), _write_now_and_then(memory))
     work = [asyncio.create_task(one) for one in parts_of_it]
     stopping = asyncio.create_task(stop.wait())

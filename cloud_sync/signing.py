@@ -1,11 +1,18 @@
-"""The coordinator's key and what it signs: envelopes, Ed25519. What is signed is decided elsewhere."""
+"""The coordinator's key and what follows from it: signed envelopes (Ed25519), and the token of each device. What is
+signed, and what a token opens, is decided elsewhere.
+"""
 
 from __future__ import annotations
 
+import base64
+import hmac
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
@@ -18,6 +25,11 @@ from edge_agent.contract import canonical
 from edge_agent.contract.envelope import Envelope, SignedKind, signing_input
 from edge_agent.contract.errors import Corrupt, Unavailable
 
+# What each derived secret is for: one can never pass for another.
+_TOKENS_INFO = b"holdfast-1 secret of the devices' tokens"
+_TOKEN_LINE = b"holdfast-1 device-token "
+_SECRET_BYTES = 32
+
 
 class Signer:
     """Signs as the coordinator. public_key: raw, as 64 hexadecimal digits, as the publisher names it."""
@@ -25,6 +37,8 @@ class Signer:
     def __init__(self, key: Ed25519PrivateKey) -> None:
         self._key = key
         self.public_key = key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw).hex()
+        raw = key.private_bytes(Encoding.Raw, PrivateFormat.Raw, NoEncryption())
+        self._tokens_secret = HKDF(SHA256(), _SECRET_BYTES, salt=None, info=_TOKENS_INFO).derive(raw)
 
     @classmethod
     def generate(cls) -> Signer:
@@ -54,6 +68,11 @@ class Signer:
         """The canonical bytes of the signed document."""
         payload = canonical.encode(document)
         return canonical.encode(Envelope(payload, self._key.sign(signing_input(kind, payload))))
+
+    def device_token(self, device_id: str) -> str:
+        """What this device shows when it asks over HTTP: the same as long as the coordinator's key is."""
+        said = hmac.digest(self._tokens_secret, _TOKEN_LINE + device_id.encode(), sha256)
+        return base64.urlsafe_b64encode(said).rstrip(b"=").decode()
 
 
 def _not_a_key(path: Path) -> Corrupt:

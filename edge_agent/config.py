@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import tomllib
+import urllib.parse
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -70,8 +71,9 @@ class Sync(Struct, frozen=True, forbid_unknown_fields=True):
     """[sync]: the broker (host:port) through which the coordinator is reached; without it the device is alone.
 
     username: at the broker, default the device_id. ca_file: speak TLS and trust this authority; cert_file and key_file:
-    the device's own. insecure: speak to a broker that is not on loopback without TLS. reconnect_max_s: the longest
-    pause between two tries; each is drawn at random up to a bound that doubles to this.
+    the device's own. insecure: speak to a broker or over HTTP beyond loopback without TLS. reconnect_max_s: the longest
+    pause between two tries; each is drawn at random up to a bound that doubles to this. http: the coordinator's
+    address, from where releases are fetched first; http_token_file: the device's own token there.
     """
 
     broker: str | None = None
@@ -80,6 +82,8 @@ class Sync(Struct, frozen=True, forbid_unknown_fields=True):
     ca_file: str | None = None
     cert_file: str | None = None
     key_file: str | None = None
+    http: str | None = None
+    http_token_file: str | None = None
     insecure: bool = False
     reconnect_max_s: Duration = 60.0
 
@@ -158,9 +162,12 @@ def _with_absolute_paths(config: Config, base: Path) -> Config:
     )
 
 
+_SYNC_FILES = ("password_file", "ca_file", "cert_file", "key_file", "http_token_file")
+
+
 def _absolute_files(sync: Sync, base: Path) -> dict[str, str]:
     """The files of [sync] that are given, as absolute paths."""
-    given = {name: getattr(sync, name) for name in ("password_file", "ca_file", "cert_file", "key_file")}
+    given = {name: getattr(sync, name) for name in _SYNC_FILES}
     return {name: str(base / path) for name, path in given.items() if path is not None}
 
 
@@ -173,6 +180,8 @@ def _checked(config: Config) -> Config:
         )
     if config.sync.broker is not None:
         _check_sync(config.sync)
+    if config.sync.http is not None:
+        _check_http(config.sync, config.sync.http)
     return config
 
 
@@ -185,3 +194,25 @@ def _check_sync(sync: Sync) -> None:
         )
     if (sync.cert_file is None) != (sync.key_file is None):
         raise Rejected("[sync] names only one of cert_file and key_file", next_step="Name both, or neither")
+
+
+def _check_http(sync: Sync, address: str) -> None:
+    try:
+        url = urllib.parse.urlsplit(address)
+        host, _ = url.hostname, url.port
+    except ValueError:
+        host = None
+    if not host or url.scheme not in ("http", "https") or url.query or url.fragment or "@" in url.netloc:
+        raise Rejected(
+            f"[sync] http = {address!r} is no address", next_step='Write for example "https://coordinator.example"'
+        )
+    if url.scheme == "http" and host not in LOOPBACK_HOSTS and not sync.insecure:
+        raise Rejected(
+            f"[sync] http is {host}, which is not loopback, without TLS",
+            next_step="Write https://, or set insecure = true in [sync] on purpose",
+        )
+    if sync.broker is None or sync.http_token_file is None:
+        raise Rejected(
+            "[sync] names http without a broker or without http_token_file",
+            next_step="Name all three: assignments come through the broker; `fleet devices token ID` tells the token",
+        )

@@ -113,6 +113,9 @@ def _line(config: Config) -> Check:
             return Check(
                 "broker", False, f"{key} {path}: {error.strerror}", f"Set another {key} in [sync] of agent.toml"
             )
+    if sync.username not in (None, config.device_id):
+        said = f"username {sync.username} is not the device_id, {config.device_id}: the broker drops what it says"
+        return Check("broker", False, said, "Leave username out, or set it to the device_id")
     try:
         socket.create_connection((host, port), timeout=BROKER_S).close()
     except OSError as error:

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Makes .venv (agent, publisher, tests), .venv-paddle (the engine) and, where a Python 3.7 or 3.8 is found, .venv-py37 (the
-# oldest interpreter that a worker may have) from pinned requirements, and brings an MQTT broker (broker/bring.sh). How to install
-# on a device is not said here.
+# Makes .venv (agent, publisher, coordinator, tests), .venv-paddle (the engine) and, where a Python 3.7 or 3.8 is found,
+# .venv-py37 (the oldest interpreter that a worker may have) from pinned requirements; where the machine has no MQTT broker it
+# brings one into .broker (broker/bring.sh). How to install on a device is not said here.
 # Each environment is kept by the hash of its requirements: a second run does nothing. The stamp is written last, so
 # that a set-up that was cut off is done again. Nothing outside the project folder is changed.
 # HOLDFAST_PYTHON names another interpreter than the one that would be chosen, HOLDFAST_OLD_PYTHON another old one.
@@ -95,7 +95,7 @@ PYTHON=$(find_python) || exit 1
 OLD_PYTHON=$(find_old_python)
 exec 9>.setup.lock
 flock --nonblock 9 || { say "another set-up is running; waiting for it"; flock 9; }
-make_venv .venv requirements/dev.txt "agent, publisher and test tools" "$PYTHON"
+make_venv .venv requirements/dev.txt "agent, publisher, coordinator and test tools" "$PYTHON"
 install_project
 make_venv .venv-paddle requirements/engine-paddle.txt "the Paddle engine, about 1 GB" "$PYTHON"
 if [ -n "$OLD_PYTHON" ]; then

@@ -1,1 +1,3 @@
-"""The HTTP API for operators, health and metrics: requests in, documents out. What they mean is `coordinator`'s."""
+"""The HTTP API: operators' requests, publishers' uploads, parts for devices, health and metrics. What they mean is
+`coordinator`'s and `repository`'s.
+"""

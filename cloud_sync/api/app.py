@@ -1,8 +1,10 @@
-"""The routes: health, metrics, devices, rollouts. Uploads are in uploads.py, errors in errors.py."""
+"""The routes: health, metrics, devices, rollouts. Uploads are in uploads.py, parts for devices in parts.py, errors in
+errors.py.
+"""
 
 from __future__ import annotations
 
-import hmac
+from collections.abc import Iterable
 from typing import Annotated, Literal, TypeVar
 
 import msgspec
@@ -10,8 +12,8 @@ from aiohttp import web
 from msgspec import Meta, Struct
 
 from cloud_sync import limits
+from cloud_sync.api.bearer import shows
 from cloud_sync.api.errors import Handler, speaks_of_errors
-from cloud_sync.api.uploads import Uploads
 from cloud_sync.coordinator import documents
 from cloud_sync.coordinator.intents import Intents, unknown_device, unknown_rollout
 from cloud_sync.coordinator.memory import Memory
@@ -44,17 +46,23 @@ class RollbackAsked(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Api:
-    """One aiohttp application. token: the operator's, for everything under /v1."""
+    """One aiohttp application. others: routes of other files. token: the operator's, for everything under /v1."""
 
     def __init__(
-        self, memory: Memory, planner: Planner, intents: Intents, metrics: Metrics, uploads: Uploads, token: str
+        self,
+        memory: Memory,
+        planner: Planner,
+        intents: Intents,
+        metrics: Metrics,
+        others: Iterable[web.RouteDef],
+        token: str,
     ) -> None:
         self._memory = memory
         self._planner = planner
         self._intents = intents
         self._metrics = metrics
-        self._uploads = uploads
-        self._token = token.encode()
+        self._others = others
+        self._token = token
 
     def application(self) -> web.Application:
         """All routes, with bounded bodies."""
@@ -68,22 +76,21 @@ class Api:
                 web.get("/v1/snapshots", self._snapshots),
                 web.get("/v1/devices", self._devices),
                 web.get("/v1/devices/{id}", self._device),
+                web.get("/v1/devices/{id}/token", self._device_token),
                 web.get("/v1/rollouts", self._rollouts),
                 web.get("/v1/rollouts/{id}", self._rollout),
                 web.post("/v1/rollouts", self._start_rollout),
                 web.post("/v1/rollback", self._roll_back),
                 web.post("/v1/resume", self._resume),
-                *self._uploads.routes(),
+                *self._others,
             ]
         )
         return app
 
     @web.middleware
     async def _authorized(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        if request.path.startswith("/v1/"):
-            kind, _, token = request.headers.get("Authorization", "").partition(" ")
-            if kind.lower() != "bearer" or not hmac.compare_digest(token.strip().encode(), self._token):
-                raise Rejected("this needs the operator's token", reason=Reason.NOT_AUTHORIZED)
+        if request.path.startswith("/v1/") and not shows(request, self._token):
+            raise Rejected("this needs the operator's token", reason=Reason.NOT_AUTHORIZED)
         return await handler(request)
 
     async def _health(self, _: web.Request) -> web.Response:
@@ -107,6 +114,15 @@ class Api:
         kept = await self._memory.database.run(lambda c: newest_reports(c, device_id, limits.REPORTS_SHOWN_MAX))
         reports = [{**msgspec.json.decode(raw), "received_unix_ms": at} for at, raw in kept]
         return web.json_response({**documents.device(self._memory, record), "reports": reports})
+
+    async def _device_token(self, request: web.Request) -> web.Response:
+        """Also of a device that never said hello: it is needed to set one up."""
+        device_id = request.match_info["id"]
+        try:
+            msgspec.convert(device_id, DeviceId)
+        except msgspec.ValidationError as error:
+            raise Rejected(f"{device_id!r} cannot be the id of a device: {error}", reason=Reason.MALFORMED) from error
+        return web.json_response({"device_id": device_id, "token": self._memory.signer.device_token(device_id)})
 
     async def _rollouts(self, _: web.Request) -> web.Response:
         return web.json_response({"rollouts": documents.rollouts(self._memory)})

@@ -24,7 +24,7 @@ from edge_agent.contract.reasons import Reason
 class MissingAsked(Struct, frozen=True):
     """The body of POST /v1/repository/missing."""
 
-    chunks: Annotated[list[Sha256], Meta(max_length=limits.CHUNKS_ASKED_MAX)]
+    chunks: Annotated[list[Sha256], Meta(max_length=contract_limits.SNAPSHOT_CHUNKS_MAX)]
 
 
 class Uploads:

@@ -18,8 +18,6 @@ from edge_agent.contract.evidence import Evidence, encode_evidence
 
 T = TypeVar("T")
 
-MISSING_ASKED_MAX = 16_384  # chunks in one question, the largest snapshot's
-
 
 @dataclass(frozen=True, slots=True)
 class Told(Generic[T]):
@@ -75,6 +73,10 @@ class Coordinator(AbstractContextManager["Coordinator"]):
         """One device with its newest reports. Raises Rejected (unknown_device)."""
         return self._ask(said.Device, "GET", f"/v1/devices/{_segment(device_id)}")
 
+    def device_token(self, device_id: str) -> Told[said.DeviceToken]:
+        """What this device shows when it fetches over HTTP; also of one that was never there."""
+        return self._ask(said.DeviceToken, "GET", f"/v1/devices/{_segment(device_id)}/token")
+
     def rollouts(self) -> Told[said.Rollouts]:
         """All rollouts and rollbacks."""
         return self._ask(said.Rollouts, "GET", "/v1/rollouts")
@@ -100,7 +102,7 @@ class Coordinator(AbstractContextManager["Coordinator"]):
         return self._ask(said.Resumed, "POST", "/v1/resume")
 
     def missing(self, chunks: Sequence[str]) -> tuple[str, ...]:
-        """Which of these chunks (at most MISSING_ASKED_MAX) are not there."""
+        """Which of these chunks (at most SNAPSHOT_CHUNKS_MAX) are not there."""
         wish = {"chunks": chunks}
         return self._ask(said.Missing, "POST", "/v1/repository/missing", document=wish).view.missing
 

@@ -133,6 +133,13 @@ class Rollouts(Struct, frozen=True):
     rollouts: tuple[Rollout, ...]
 
 
+class DeviceToken(Struct, frozen=True):
+    """GET /v1/devices/ID/token."""
+
+    device_id: str
+    token: str
+
+
 class Missing(Struct, frozen=True):
     """Chunks that the coordinator does not have, by their SHA-256."""
 

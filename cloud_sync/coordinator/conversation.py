@@ -6,7 +6,7 @@ done (writing, answering), which the line does beside the next messages.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 
 import msgspec
@@ -47,7 +47,7 @@ class Conversation:
         """Raises Rejected: malformed, too_large, or of another device."""
         hello = parse_hello(raw)
         _own(device_id, hello.device_id)
-        _credible(hello.revision)
+        self._check_credible(device_id, hello.revision, {})
         record = self._memory.record(device_id)
         if record is None:
             return None
@@ -84,7 +84,8 @@ class Conversation:
         """Raises Rejected. A lower number of the same connection came late, and says only that the device is there."""
         state = parse_device_state(raw)
         _own(device_id, state.device_id)
-        _credible(state.revision, *(slot.assigned.generation for slot in state.models.values() if slot.assigned))
+        generations = {name: slot.assigned.generation for name, slot in state.models.items() if slot.assigned}
+        self._check_credible(device_id, state.revision, generations)
         record = self._memory.record(device_id)
         if record is None:
             return None
@@ -117,6 +118,19 @@ class Conversation:
         self._memory.heard(record)
         documents = [(report.number, msgspec.json.encode(report)) for report in batch.reports]
         return self._commit(record, batch.incarnation, batch.after, documents)
+
+    def _check_credible(self, device_id: str, revision: int, generations: Mapping[str, int]) -> None:
+        """Compared with what we gave, not with a fixed number: going on above a lie must not make the truth a lie."""
+        record = self._memory.records.get(device_id)
+        told_and_given = [(revision, record.assigned.revision if record else 0)]
+        told_and_given += [(told, self._memory.generations.get(model, 0)) for model, told in generations.items()]
+        for told, given in told_and_given:
+            if told > given + limits.NUMBER_LEAP_MAX:
+                raise Rejected(
+                    f"no coordinator gave the number {told}",
+                    reason=Reason.MALFORMED,
+                    next_step="Look for a device that lies, or a damaged one",
+                )
 
     async def _answer_hello(self, record: Record, incarnation: str, acknowledged: int) -> None:
         row, device_id = record.row, record.row.device_id
@@ -164,12 +178,3 @@ class Conversation:
 def _own(topic_device_id: str, device_id: str) -> None:
     if topic_device_id != device_id:
         raise Rejected(f"{topic_device_id} speaks as {device_id}", reason=Reason.WRONG_DEVICE)
-
-
-def _credible(*numbers: int) -> None:
-    if max(numbers) > limits.NUMBER_TOLD_MAX:
-        raise Rejected(
-            f"no coordinator gave the number {max(numbers)}",
-            reason=Reason.MALFORMED,
-            next_step="Look for a device that lies, or a damaged one",
-        )

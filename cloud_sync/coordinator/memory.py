@@ -31,7 +31,9 @@ def now_unix_ms() -> int:
 @dataclass
 class Memory:
     """Used on the event loop alone. restored: why planning was stopped, None = it was not. resumes: how often an
-    operator went on. dirty: devices whose rows have to be written. broker_since_unix_ms: of the present connection.
+    operator went on. ahead: devices that told of more than is here, since then. excused: those of them, in the life of
+    this process, in spite of whom an operator went on. dirty: devices whose rows have to be written.
+    broker_since_unix_ms: of the present connection.
     """
 
     database: Database
@@ -43,6 +45,8 @@ class Memory:
     catalog: Catalog = EMPTY
     restored: str | None = None
     resumes: int = 0
+    ahead: set[str] = field(default_factory=set)
+    excused: set[str] = field(default_factory=set)
     dirty: set[str] = field(default_factory=set)
     parts: list[ServedPart] = field(default_factory=list)
     broker_since_unix_ms: int | None = None
@@ -101,7 +105,15 @@ class Memory:
         return None
 
     async def stop(self, device_id: str, why: str) -> None:
-        """A device is ahead of the database: remember it for good. The first one's words stay."""
+        """A device is ahead of the database: remember it for good. The first one's words stay.
+
+        A database is restored while no coordinator runs on it: who is ahead again after an operator went on lies, and
+        one device must not keep the whole fleet from being planned.
+        """
+        if device_id in self.excused:
+            log.warning("device_not_believed", device=device_id, why=why)
+            return
+        self.ahead.add(device_id)
         if self.restored is not None:
             return
         self.restored = f"device {device_id}: {why}"

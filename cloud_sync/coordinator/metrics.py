@@ -24,8 +24,8 @@ class Metrics:
 
         self.reports_committed = counter("reports_committed", "Reports of devices that were committed")
         self.reports_lost = counter("reports_lost", "Reports that devices dropped before they were sent")
-        self.part_bytes = counter("parts_served_bytes", "Bytes of parts sent to devices")
-        self.parts = counter("parts", "Requests for parts, by the answer's status", ("status",))
+        self.part_bytes = counter("parts_served_bytes", "Bytes of parts sent to devices, by their way", ("way",))
+        self.parts = counter("parts", "Requests for parts, by the answer's status and their way", ("status", "way"))
         self.messages_refused = counter("messages_refused", "Messages that were turned away, by reason", ("reason",))
         self._devices = gauge("devices", "Known devices, by whether they are online", ("online",))
         self._rollouts = gauge("rollouts", "Rollouts, by state", ("state",))

@@ -30,7 +30,7 @@ from cloud_sync.store.rollouts import (
 )
 from edge_agent.contract.assignment import Assignment, ModelAssignment
 from edge_agent.contract.envelope import SignedKind
-from edge_agent.contract.errors import Bug, HoldfastError
+from edge_agent.contract.errors import HoldfastError
 
 log = structlog.get_logger()
 
@@ -68,8 +68,6 @@ class Planner:
             began_s = time.monotonic()
             try:
                 await self.plan_now()
-            except Bug:
-                raise
             except HoldfastError as error:
                 log.error("plan_not_carried_out", error=str(error))
             took_s = time.monotonic() - began_s
@@ -85,7 +83,7 @@ class Planner:
                 if not actions:
                     return
                 await self._carry_out(actions)
-            raise Bug("a plan that was carried out leads to another one without end")
+        self._wake.set()  # devices go on talking while we commit; the rest follows after a pause
 
     async def add(self, make: Callable[[int], Rollout]) -> Rollout:
         """Commit a rollout, made with its number, then what follows from it at once. Raises Unavailable or Corrupt."""
@@ -140,6 +138,8 @@ class Planner:
         elif not agreed and memory.restored is None:
             log.warning("numbers_taken_over", device=record.row.device_id, why=why)
             await self._go_on_above([record], resumed=False)
+            if whole and record.row.told_epoch == memory.epoch:  # once: each time gives all devices new assignments
+                memory.heard(record, resumes=memory.resumes)
         else:
             await memory.stop(record.row.device_id, why)
 
@@ -210,6 +210,8 @@ class Planner:
             memory.resumes = resumes
             if resumed:
                 memory.restored = None
+                memory.excused |= memory.ahead
+                memory.ahead = set()
         self.wake()
 
     # ---- carrying out

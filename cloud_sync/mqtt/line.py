@@ -27,12 +27,15 @@ from cloud_sync.mqtt.parts import Answer, Parts
 from cloud_sync.mqtt.settings import BrokerSettings
 from edge_agent.contract import canonical, topics
 from edge_agent.contract import limits as contract_limits
-from edge_agent.contract.errors import HoldfastError, Rejected
+from edge_agent.contract.errors import HoldfastError, Rejected, Unavailable
 from edge_agent.contract.presence import CONTRACT_VERSIONS, CoordinatorHere
 from edge_agent.contract.reasons import Reason
 from edge_agent.contract.topics import Channel
 
 log = structlog.get_logger()
+
+REFUSED_FROM = 0x80  # reason codes of a SUBACK (MQTT 5, 3.9.3)
+ERROR_CHARS_MAX = 300  # of a log line about what somebody else wrote
 
 
 class Line:
@@ -72,16 +75,19 @@ class Line:
                 if self._memory.replaced:  # two under one user name would throw each other off without an end
                     await asyncio.sleep(limits.RECONNECT_BASE_S)
                     continue
+                began_s = time.monotonic()
+                client = None
                 try:
-                    failures += 1
-                    async with self._connected() as client:
-                        failures = 0
+                    client = self._connected()
+                    async with client:
                         await self._talk(client)
                 except (MqttError, HoldfastError, OSError) as error:
                     log.warning("broker_away", error=str(error), broker=f"{self._settings.host}:{self._settings.port}")
                 finally:
                     self._client = None
                     self._memory.line_is_down()
+                    _hang_up(client)
+                failures = 0 if time.monotonic() - began_s > limits.STEADY_S else failures + 1
                 most = min(limits.RECONNECT_MAX_S, limits.RECONNECT_BASE_S * 2 ** min(failures, 16))
                 await asyncio.sleep(self._chance.uniform(0, most))
         finally:
@@ -154,7 +160,12 @@ class Line:
         )
 
     async def _talk(self, client: Client) -> None:
-        await client.subscribe(topics.all_up(), qos=1)
+        for granted in await client.subscribe(topics.all_up(), qos=1):
+            if (granted if isinstance(granted, int) else granted.value) >= REFUSED_FROM:
+                raise Unavailable(
+                    f"the broker does not let {self._settings.username} hear the devices",
+                    next_step="Check --username and the broker's access list",
+                )
         self._client = client
         self._memory.line_is_up()
         log.info("broker_connected", broker=f"{self._settings.host}:{self._settings.port}")
@@ -207,7 +218,9 @@ class Line:
     def _refuse(self, topic: str, device_id: str | None, error: Rejected) -> None:
         reason = error.reason.value if error.reason else "unknown"
         self._metrics.messages_refused.labels(reason).inc()
-        log.warning("message_refused", topic=topic[:200], device=device_id, reason=reason, error=error.message)
+        log.warning(
+            "message_refused", topic=topic[:200], device=device_id, reason=reason, error=error.message[:ERROR_CHARS_MAX]
+        )
 
     def _beside(self, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(self._logged(work))
@@ -222,3 +235,9 @@ class Line:
         except Exception:  # our bug: said, counted, and nobody else's answer is lost for it
             log.exception("answer_failed")
             self._metrics.messages_refused.labels("bug").inc()
+
+
+def _hang_up(client: Client | None) -> None:
+    """After a message that is none, or a time-out, aiomqtt leaves its socket open, and goes on reading from it."""
+    if client is not None and client._client.socket() is not None:
+        client._client._sock_close()

@@ -72,6 +72,18 @@ def devices_show(device_id: str, coordinator_url: str, token_file: Path, as_json
     emit({**told.document, "coordinator_unix_ms": told.at_unix_ms}, as_json=as_json, text=text)
 
 
+@devices.command("token")
+@click.argument("device_id", metavar="ID")
+@coordinator_options()
+@json_option
+@speaks_of_errors
+def devices_token(device_id: str, coordinator_url: str, token_file: Path, as_json: bool) -> None:
+    """The token with which this device fetches over HTTP, alone on stdout. Keep it as secret as a password."""
+    with connect(coordinator_url, token_file) as coordinator:
+        told = coordinator.device_token(device_id)
+    emit(told.document, as_json=as_json, text=lambda _: click.echo(told.view.token))
+
+
 def note_health(health: Health) -> None:
     """Say what keeps the coordinator from acting, where something does: what is shown may be old then."""
     if health.planning.stopped is not None:

@@ -25,10 +25,11 @@ def _folder(name: str, envvar: str, *, required: bool, what: str) -> Callable[[F
     return click.option(
         name,
         envvar=envvar,
+        show_envvar=True,
         required=required,
         type=click.Path(path_type=Path),
         metavar="DIR",
-        help=f"{what} [env: {envvar}]",
+        help=what,
     )
 
 
@@ -40,19 +41,19 @@ repo_option = _folder("--repo", "HOLDFAST_REPO", required=True, what=_REPO)
 repo_if_named = _folder("--repo", "HOLDFAST_REPO", required=False, what=_REPO)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
 
-_COORDINATOR_HELP = "Address of the coordinator. [env: HOLDFAST_COORDINATOR]"
-_TOKEN_HELP = "File with the operator's token. [env: HOLDFAST_TOKEN_FILE]"
+_COORDINATOR_HELP = "Address of the coordinator."
+_TOKEN_HELP = "File with the operator's token."
 
 
 def coordinator_options(*, required: bool = True) -> Callable[[F], F]:
     """Which coordinator is asked, and with which token: arguments coordinator_url and token_file."""
     where = click.option(
-        "--coordinator", "coordinator_url", envvar="HOLDFAST_COORDINATOR", required=required, metavar="URL",
-        help=_COORDINATOR_HELP,
+        "--coordinator", "coordinator_url", envvar="HOLDFAST_COORDINATOR", show_envvar=True,
+        required=required, metavar="URL", help=_COORDINATOR_HELP,
     )  # fmt: skip
     token = click.option(
-        "--token-file", envvar="HOLDFAST_TOKEN_FILE", required=required, metavar="FILE", help=_TOKEN_HELP,
-        type=click.Path(path_type=Path),
+        "--token-file", envvar="HOLDFAST_TOKEN_FILE", show_envvar=True,
+        required=required, metavar="FILE", help=_TOKEN_HELP, type=click.Path(path_type=Path),
     )  # fmt: skip
     return lambda command: where(token(command))
 

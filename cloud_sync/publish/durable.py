@@ -57,18 +57,17 @@ def make_folder(folder: Path, *, mode: int = 0o755) -> None:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keep other publishers out of this folder; the lock ends with the process. Raises Unavailable."""
+def locked(
+    folder: Path, who: str = "publisher", next_step: str = "Wait until it has ended, then try again"
+) -> Iterator[None]:
+    """Keep others of this kind out of the folder; the lock ends with the process. Raises Unavailable."""
     with writing(folder):
         fd = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise Unavailable(
-                f"another publisher is at work in {folder}",
-                next_step="Wait until it has ended, then try again",
-            ) from error
+            raise Unavailable(f"another {who} is at work in {folder}", next_step=next_step) from error
         yield
     finally:
         os.close(fd)

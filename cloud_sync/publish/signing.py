@@ -170,6 +170,16 @@ def _verify_files(roots: tuple[bytes, ...], timestamp_raw: bytes, read: Callable
     )
 
 
+def check_first_root(raw: bytes) -> None:
+    """That these bytes are a root file that signs itself. Raises Rejected (malformed)."""
+    try:
+        _verified_roots((raw,))
+    except (RepositoryError, DeserializationError, ValueError, KeyError) as error:
+        raise Rejected(
+            f"this is no root file: {error}", reason=Reason.MALFORMED, next_step="Name the publisher's 1.root.json"
+        ) from error
+
+
 def _verified_roots(roots: tuple[bytes, ...]) -> Root:
     trusted: Root | None = None
     for raw in roots:

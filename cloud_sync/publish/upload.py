@@ -9,11 +9,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
-from cloud_sync.client.api import MISSING_ASKED_MAX, Coordinator
+from cloud_sync.client.api import Coordinator
 from cloud_sync.publish.coordinator import read_coordinator
 from cloud_sync.publish.pack import Progress, PublishedSnapshot, Silence, published_snapshots
 from cloud_sync.publish.repository import Repository
 from cloud_sync.publish.signing import read_published
+from edge_agent.contract import limits
 from edge_agent.contract.errors import Bug, Rejected, Unavailable
 from edge_agent.contract.manifest import chunk_lengths
 from edge_agent.contract.reasons import Reason
@@ -105,5 +106,5 @@ def _chunks(snapshots: Iterable[PublishedSnapshot]) -> dict[str, int]:
 
 
 def _batches(chunks: list[str]) -> Iterator[list[str]]:
-    for at in range(0, len(chunks), MISSING_ASKED_MAX):
-        yield chunks[at : at + MISSING_ASKED_MAX]
+    for at in range(0, len(chunks), limits.SNAPSHOT_CHUNKS_MAX):
+        yield chunks[at : at + limits.SNAPSHOT_CHUNKS_MAX]

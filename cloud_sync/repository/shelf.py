@@ -21,18 +21,16 @@ from edge_agent.contract import limits as contract_limits
 from edge_agent.contract.canonical import sha256_hex
 from edge_agent.contract.errors import Corrupt, HoldfastError
 from edge_agent.contract.manifest import parse_manifest
-from edge_agent.contract.transfer import Get, Kind
+from edge_agent.contract.transfer import Get, Kind, Status
 
 log = structlog.get_logger()
-
-OK, FORBIDDEN, NOT_THERE, BEYOND, LATER = 200, 403, 404, 416, 503
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """An answer. status: as in HTTP. total_bytes: of the whole thing, with status 200. damaged: what is stored is."""
+    """An answer. total_bytes: of the whole thing, with status 200. damaged: what is stored is."""
 
-    status: int
+    status: Status
     content: bytes = b""
     total_bytes: int = 0
     damaged: bool = False
@@ -54,8 +52,8 @@ class Shelf:
         if isinstance(whole, Part):
             return whole
         if get.offset >= len(whole) and not (get.offset == 0 and not whole):
-            return Part(BEYOND)
-        return Part(OK, whole[get.offset : get.offset + get.length], len(whole))
+            return Part(Status.BEYOND)
+        return Part(Status.OK, whole[get.offset : get.offset + get.length], len(whole))
 
     def names_chunk(self, digest: str, sha256: str, catalog: Catalog) -> bool:
         """Whether the snapshot with this digest consists of this chunk, among others."""
@@ -65,21 +63,21 @@ class Shelf:
         try:
             if get.kind is Kind.METADATA:
                 raw = self._repository.read_metadata(get.name)
-                return Part(NOT_THERE) if raw is None else raw
+                return Part(Status.NOT_THERE) if raw is None else raw
             if get.kind is Kind.COORDINATOR:
                 raw = read_coordinator(self._repository, catalog.published) if catalog.published else None
-                return Part(NOT_THERE) if raw is None else raw
+                return Part(Status.NOT_THERE) if raw is None else raw
             if get.kind is Kind.MANIFEST:
                 return self._manifest(get.name, catalog)
             return self._chunk(get.name)
         except HoldfastError as error:
             log.error("not_readable", kind=get.kind.value, name=get.name, error=str(error))
-            return Part(LATER, damaged=isinstance(error, Corrupt))
+            return Part(Status.TRY_LATER, damaged=isinstance(error, Corrupt))
 
     def _manifest(self, digest: str, catalog: Catalog) -> bytes | Part:
         entry = catalog.entries.get(digest)
         if entry is None:
-            return Part(NOT_THERE)
+            return Part(Status.NOT_THERE)
         kept = self._remembered(digest)
         if kept is None:
             kept = self._repository.read_target(entry.path, length=entry.length, sha256=digest)
@@ -96,17 +94,17 @@ class Shelf:
                 with path.open("rb") as stream:
                     raw = stream.read(contract_limits.CHUNK_BYTES + 1)
             except FileNotFoundError:
-                return Part(NOT_THERE)
+                return Part(Status.NOT_THERE)
             except OSError as error:
                 log.error("chunk_unreadable", chunk=sha256, error=str(error))
-                return Part(LATER)
+                return Part(Status.TRY_LATER)
             if sha256_hex(raw) == sha256:
                 self._remember(sha256, raw)
                 return raw
         log.error("chunk_damaged", chunk=sha256, next_step="Upload it again: fleet snapshot publish --all")
         with contextlib.suppress(OSError):
             path.unlink()  # so that the next upload is told that it is missing
-        return Part(LATER)
+        return Part(Status.TRY_LATER)
 
     def _chunks(self, digest: str, catalog: Catalog) -> frozenset[str]:
         with self._lock:

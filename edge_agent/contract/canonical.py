@@ -87,7 +87,9 @@ def _check_must_understand(plain: Any, kind: type[Any]) -> None:
 def refuse_unknown(wanted: Iterable[Any], kind: type[Any]) -> None:
     """Raises Rejected (malformed) when `must_understand` of a document of this kind names a field that it lacks."""
     known = {field.encode_name for field in msgspec.structs.fields(kind)}
-    unknown = sorted(str(name) for name in wanted if not isinstance(name, str) or name not in known)
+    unknown = sorted(
+        str(name)[: limits.NAME_CHARS_MAX] for name in wanted if not isinstance(name, str) or name not in known
+    )
     if unknown:
         raise Rejected(
             f"{kind.__name__} needs fields that this version does not understand: {', '.join(unknown[:5])}",

@@ -125,7 +125,7 @@ class Reason(StrEnum):
     WRONG_DEVICE = (
         "wrong_device",
         Blame.REFUSAL,
-        "the signed document is meant for another device",
+        "the document speaks of another device than the one that it came to or from",
         "Look for a broker that lets devices write each other's topics",
     )
     NOT_ASSIGNED = (

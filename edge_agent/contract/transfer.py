@@ -6,7 +6,7 @@ The answer is the raw bytes as payload, with the words below as user properties,
 from __future__ import annotations
 
 import re
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
@@ -37,8 +37,19 @@ class Get(Struct, frozen=True):
     must_understand: Annotated[tuple[Label, ...], Meta(max_length=limits.MUST_UNDERSTAND_MAX)] = ()
 
 
+class Status(IntEnum):
+    """How an answer says that it went, in HTTP's numbers."""
+
+    OK = 200
+    MALFORMED = 400
+    NOT_ASSIGNED = 403  # to this device
+    NOT_THERE = 404
+    BEYOND = 416  # the thing ends before this part
+    TRY_LATER = 503
+
+
 # User properties of an answer.
-STATUS = "status"  # as in HTTP: 200, 400 malformed, 403 not assigned, 404 not there, 416 beyond its end, 503 try later
+STATUS = "status"  # one of the above, in decimal digits
 TOTAL_BYTES = "total"  # of the whole thing, with status 200
 
 _NAMES = {
@@ -49,9 +60,24 @@ _NAMES = {
 }
 
 
+# The same words as headers of an answer over HTTP: one without the first is not the coordinator's.
+STATUS_HEADER = "Holdfast-Status"
+TOTAL_BYTES_HEADER = "Holdfast-Total"
+
+
+def parts_path(device_id: str, kind: str, name: str) -> str:
+    """Where parts of one thing are over HTTP, below the coordinator's address; offset and length are the query."""
+    return f"/device/v1/{device_id}/parts/{kind}/{name}"
+
+
+def may_be_named(kind: Kind, name: str) -> bool:
+    """Whether such a thing can have this name."""
+    return _NAMES[kind].match(name) is not None
+
+
 def parse_get(raw: bytes) -> Get:
     """Raises Rejected: too_large or malformed (also: a name that such a thing cannot have)."""
     get = canonical.decode(raw, Get, bytes_max=limits.GET_BYTES_MAX)
-    if not _NAMES[get.kind].match(get.name):
+    if not may_be_named(get.kind, get.name):
         raise Rejected(f"there is no {get.kind} with the name {get.name!r}", reason=Reason.MALFORMED)
     return get

@@ -44,6 +44,7 @@ def offer_begun(state: ModelState, event: ev.OfferBegun, now: Moment) -> ModelSt
         give_way(state if not event.complete else with_known(state, known or snapshot)),
         candidate=Candidate(snapshot, phase, now.unix_ms, previous=state.active),
         generation=state.generation + (1 if record else 0),
+        refused_offers=tuple(refused for refused in state.refused_offers if refused.digest != snapshot.digest),
     )
 
 
@@ -69,7 +70,7 @@ def is_repair(state: ModelState, digest: str) -> bool:
     known = state.find(digest)
     if known is None:
         return False
-    return digest in (state.active, state.wanted) or (known.damaged and known.confirmed_unix_ms > 0)
+    return digest == state.active or (known.damaged and (digest == state.wanted or known.confirmed_unix_ms > 0))
 
 
 def offer_resumed(state: ModelState, event: ev.OfferBegun, now: Moment) -> ModelState | Refusal:

@@ -20,7 +20,7 @@ ENDING_S = 2.0  # time to end by itself before SIGKILL
 
 
 class ProcessHandle:
-    """A process that outlives its starter: known by pid, watched by pidfd (no pid reuse can confuse it)."""
+    """A process that may outlive its starter: known by pid, watched by pidfd (no pid reuse can confuse it)."""
 
     def __init__(self, pid: int, on_exit: Callable[[], None]) -> None:
         """Raises ProcessLookupError when there is no such process (any more)."""

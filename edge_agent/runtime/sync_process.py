@@ -74,6 +74,8 @@ class SyncProcess:
             "--ca-file": sync.ca_file,
             "--cert-file": sync.cert_file,
             "--key-file": sync.key_file,
+            "--http": sync.http,
+            "--http-token-file": sync.http_token_file,
             "--log-level": self._config.log_level,
             "--orphan-s": str(self._config.limits.orphan_s),
             "--reconnect-cap-s": str(sync.reconnect_max_s),

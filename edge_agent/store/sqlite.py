@@ -18,6 +18,7 @@ from edge_agent.contract.errors import Corrupt, HoldfastError, Rejected, Unavail
 from edge_agent.contract.reasons import Reason
 
 PAGE_BYTES = 32 * 1024  # a 1 MiB chunk is 32 overflow pages; 16 to 64 KiB measured alike
+CACHE_KIB = 2 * 1024  # holds a chunk's pages until its commit: written earlier, they make six syncs of four
 BUSY_MS = 5_000
 
 _FULL = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE}
@@ -48,7 +49,7 @@ def connect(path: Path, *, journal: str, immutable: bool = False) -> sqlite_util
                 database.execute("PRAGMA auto_vacuum=INCREMENTAL")
                 database.execute(f"PRAGMA journal_mode={journal}")
                 database.execute("PRAGMA synchronous=FULL")
-            database.execute("PRAGMA cache_size=-1024")
+            database.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
             database.execute("PRAGMA mmap_size=0")
             database.execute("SELECT count(*) FROM sqlite_master").fetchone()
         except BaseException:

@@ -20,6 +20,7 @@ from edge_agent.contract import topics
 from edge_agent.contract.errors import HoldfastError
 from edge_agent.logs import set_up_logs
 from edge_agent.sync.fetching import Fetcher
+from edge_agent.sync.http_source import HttpSource, Server
 from edge_agent.sync.line import RECONNECT_CAP_S, Broker, Line
 from edge_agent.sync.link import RuntimeLink
 from edge_agent.sync.metadata import MetadataKeeper
@@ -27,6 +28,7 @@ from edge_agent.sync.offers import Offers
 from edge_agent.sync.requests import MqttSource
 from edge_agent.sync.talk import Signals, Talk
 from edge_agent.sync.tally import Tally
+from edge_agent.sync.ways import Ways
 
 log = structlog.get_logger()
 
@@ -60,8 +62,7 @@ async def run(options: argparse.Namespace) -> int:
     """Sync until the runtime is gone for good. The exit code: 0 orphaned."""
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, _leave, 0)
-    if options.runtime_pid is not None:
-        _leave_with(options.runtime_pid)
+    _leave_with(options.runtime_pid)
     tally = Tally()
     link = RuntimeLink(Path(options.socket))
     signals = Signals(asyncio.Event(), asyncio.Event(), asyncio.Event())
@@ -72,6 +73,7 @@ async def run(options: argparse.Namespace) -> int:
 
     def on_link(connected: bool, detail: str) -> None:
         teller.note(connected, detail)
+        ways.note_line(connected)
         if connected:
             keeper.want()
 
@@ -80,7 +82,8 @@ async def run(options: argparse.Namespace) -> int:
             teller.note(True, f"the signed metadata is not fresh: {fault}" if fault else "")
 
     source = MqttSource(publish, tally)
-    fetcher = Fetcher(source)
+    ways = Ways(_http(options), source)
+    fetcher = Fetcher(ways)
     talk = Talk(link, signals, tally, lambda: offers.forgive(), lambda: keeper.want_soon())
     line = talk.line = Line(
         _broker(options),
@@ -94,8 +97,10 @@ async def run(options: argparse.Namespace) -> int:
         },
         on_link,
     )
-    keeper = MetadataKeeper(link, fetcher, line.up, talk.assignments.try_again, on_fault, link.folder / "sync-metadata")
-    offers = Offers(link, fetcher, keeper, line.up)
+    keeper = MetadataKeeper(
+        link, fetcher, ways.open, talk.assignments.try_again, on_fault, link.folder / "sync-metadata"
+    )
+    offers = Offers(link, fetcher, keeper, ways.open)
     signals.wants = offers.changed
 
     async def converse(connection_id: str) -> None:
@@ -122,7 +127,7 @@ def main() -> int:
     parser.add_argument("--broker", required=True, metavar="HOST:PORT")
     parser.add_argument("--device-id", required=True)
     parser.add_argument("--username", required=True)
-    for name in ("--password-file", "--ca-file", "--cert-file", "--key-file"):
+    for name in ("--password-file", "--ca-file", "--cert-file", "--key-file", "--http", "--http-token-file"):
         parser.add_argument(name)
     parser.add_argument("--log-level", default="info")
     parser.add_argument("--orphan-s", type=float, default=120.0)
@@ -146,8 +151,17 @@ def _broker(options: argparse.Namespace) -> Broker:
     )  # fmt: skip
 
 
-def _leave_with(runtime_pid: int) -> None:
+def _http(options: argparse.Namespace) -> HttpSource | None:
+    if options.http is None:
+        return None
+    server = Server(options.http.rstrip("/"), options.device_id, options.http_token_file, options.ca_file)
+    return HttpSource(server)
+
+
+def _leave_with(runtime_pid: int | None) -> None:
     """The next runtime starts a process of its own, which speaks with our name: end with the one that started us."""
+    if runtime_pid is None:
+        return
     try:
         pidfd = os.pidfd_open(runtime_pid)
     except ProcessLookupError:

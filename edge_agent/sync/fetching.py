@@ -16,7 +16,7 @@ from edge_agent.contract.transfer import Kind
 from edge_agent.sync import parts
 from edge_agent.sync.requests import Source
 
-PARTIALS_MAX = 4  # a manifest (4 MiB at most) and two chunks, with one to spare
+PARTIALS_MAX = 4  # a manifest (4 MiB at most), then three chunks, with one to spare
 ASKERS = 8  # parts of one thing in flight at once; bytes are bounded by the source
 
 

@@ -67,6 +67,9 @@ class Broker:
         """None without an authority to trust: then TLS is not spoken."""
         if self.ca_file is None:
             return None
+        for path in (self.ca_file, self.cert_file, self.key_file):
+            if path is not None:
+                open(path, "rb").close()  # its error names the file, that of ssl does not
         return aiomqtt.TLSParameters(ca_certs=self.ca_file, certfile=self.cert_file, keyfile=self.key_file)
 
 

@@ -23,11 +23,11 @@ from edge_agent.contract.evidence import (
     encode_evidence,
     manifest_target_path,
 )
-from edge_agent.contract.transfer import Kind
+from edge_agent.contract.transfer import Kind, Status
 from edge_agent.sync.fetching import Fetcher
-from edge_agent.sync.line import LineCut
 from edge_agent.sync.link import RuntimeLink, send_pieces
 from edge_agent.sync.patience import pause_s
+from edge_agent.sync.requests import NotServed
 from edge_agent.sync.signed_words import stated_digest
 
 log = structlog.get_logger()
@@ -151,10 +151,10 @@ class MetadataKeeper:
         bytes_max = limits.COORDINATOR_KEY_BYTES_MAX
         try:
             return await self._fetcher.by_name(Kind.COORDINATOR, COORDINATOR_TARGET_PATH, bytes_max=bytes_max), ""
-        except LineCut as error:
-            return b"", str(error)
+        except NotServed as error:
+            return b"", "" if error.status == Status.NOT_THERE else str(error)
         except (Unavailable, Rejected) as error:
-            return b"", "" if getattr(error, "status", 0) == 404 else str(error)
+            return b"", str(error)
 
     async def _hand_over(self, coordinator: bytes) -> bool:
         try:

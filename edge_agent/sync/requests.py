@@ -16,21 +16,19 @@ from typing import Any, Protocol
 from edge_agent.contract import canonical
 from edge_agent.contract.errors import Unavailable
 from edge_agent.contract.topics import GET
-from edge_agent.contract.transfer import STATUS, TOTAL_BYTES, Get, Kind
+from edge_agent.contract.transfer import STATUS, TOTAL_BYTES, Get, Kind, Status
 from edge_agent.sync import pace
 from edge_agent.sync.line import LineCut, Message
 from edge_agent.sync.patience import pause_s
 from edge_agent.sync.tally import Tally
 
-OK = 200
-TRY_LATER = 503
 TRIES_MAX = 4
 RETRY_BASE_S = 0.5
 RETRY_CAP_S = 5.0
 
 
 class NotServed(Unavailable):
-    """The coordinator does not give this. status: as in `contract.transfer`."""
+    """The coordinator does not give this. status: as in `contract.transfer`, or one that this version does not know."""
 
     def __init__(self, status: int, what: str) -> None:
         super().__init__(f"the coordinator answered {status} to {what}")
@@ -83,13 +81,13 @@ class MqttSource:
             if answer is None:
                 continue
             status, total = _number(answer.words, STATUS), _number(answer.words, TOTAL_BYTES)
-            if status == OK and total is not None and len(answer.payload) <= min(length, max(0, total - offset)):
+            if status == Status.OK and total is not None and len(answer.payload) <= min(length, max(0, total - offset)):
                 return Part(answer.payload, total)
-            if status is None or status == OK:
+            if status is None or status == Status.OK:
                 self._tally.note("malformed", f"answer to {what}: {dict(answer.words)!r:.100}")
-            elif status != TRY_LATER:
+            elif status != Status.TRY_LATER:
                 raise NotServed(status, what)
-            later = NotServed(status or TRY_LATER, what)
+            later = NotServed(status or Status.TRY_LATER, what)
         raise later or Unavailable(f"no answer to {what} after {TRIES_MAX} tries")
 
     def take(self, message: Message) -> None:

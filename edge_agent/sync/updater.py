@@ -18,6 +18,7 @@ from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
 from edge_agent.contract import limits
 from edge_agent.contract.errors import HoldfastError, Unavailable
 from edge_agent.contract.evidence import MetadataFiles
+from edge_agent.contract.transfer import Status
 from edge_agent.sync.requests import NotServed
 from edge_agent.sync.signed_words import version_of, version_stated
 
@@ -26,7 +27,6 @@ Ask = Callable[[str], bytes]  # name of a metadata file -> its bytes; raises Not
 log = structlog.get_logger()
 
 _BASE = "holdfast:///"
-_NOT_THERE = 404
 _CONFIG = UpdaterConfig(
     max_root_rotations=limits.ROOT_CHAIN_MAX,
     root_max_length=limits.METADATA_BYTES_MAX,
@@ -114,7 +114,7 @@ def _plainly(found: MetadataFiles, ask: Ask) -> MetadataFiles:
             try:
                 roots.append(ask(f"{version_of(roots[-1]) + 1}.root.json"))
             except NotServed as error:
-                if error.status != _NOT_THERE:
+                if error.status != Status.NOT_THERE:
                     raise
                 break
         timestamp = ask("timestamp.json")

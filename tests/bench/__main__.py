@@ -1,4 +1,5 @@
-"""Runs every benchmark on both models, prints a table, writes the document; exit code 1 if something was not measured.
+"""Runs every benchmark, or the parts that are named, prints a table, writes the document; exit code 1 if something was
+not measured.
 
 What is measured how is in the modules beside this one.
 """
@@ -16,7 +17,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from tests.bench import interruptions, standing, throughput
+from tests.bench import downloads, interruptions, returning, standing, throughput
 from tests.bench.device import RECIPES, Subject, port_of, prepare, wait_steady
 from tests.bench.figures import Results
 from tests.harness.agent import Agent, ShortFolder
@@ -28,16 +29,18 @@ LOAD_AVERAGE_QUIET = 0.5
 
 @dataclass(frozen=True)
 class Plan:
-    """How often, and how long, in seconds."""
+    """How often, and how long, in seconds; downloads and returns are of the line."""
 
     lives: int
     kills: int
     rounds: int
     seconds: float
+    downloads: int
+    returns: int
 
 
-FULL = Plan(lives=3, kills=8, rounds=9, seconds=1.0)
-QUICK = Plan(lives=1, kills=2, rounds=1, seconds=0.5)
+FULL = Plan(lives=3, kills=8, rounds=9, seconds=1.0, downloads=3, returns=10)
+QUICK = Plan(lives=1, kills=2, rounds=1, seconds=0.5, downloads=1, returns=2)
 
 
 def measure(results: Results, subject: Subject, folder: Path, plan: Plan) -> None:
@@ -68,8 +71,8 @@ def _under_load(results: Results, subject: Subject, agent: Agent, plan: Plan, ba
         standing.memory(results, subject, agent, bare_bytes)
 
 
-def run(results: Results, plan: Plan) -> None:
-    """Both models."""
+def one_device(results: Results, plan: Plan) -> None:
+    """Both models, each on a device of its own."""
     with ShortFolder() as folder:
         subjects = []
         with results.measuring("models: made by their recipes once, packed, signed, bundled"):
@@ -80,16 +83,36 @@ def run(results: Results, plan: Plan) -> None:
             measure(results, subject, folder, plan)
 
 
+def line_downloads(results: Results, plan: Plan) -> None:
+    """100 MB over the line."""
+    with ShortFolder() as folder, results.measuring("100 MB: broker, coordinator, publisher"):
+        downloads.measure(results, folder, rounds=plan.downloads, rollbacks=plan.returns)
+
+
+def line_returns(results: Results, plan: Plan) -> None:
+    """Three devices go back."""
+    with ShortFolder() as folder, results.measuring("digits on three devices: started"):
+        make_all([Recipe(RECIPES["digits"], version) for version in returning.VERSIONS])
+        returning.measure(results, folder, times=plan.returns)
+
+
+PARTS = {"device": one_device, "download": line_downloads, "rollback": line_returns}
+
+
 def main() -> int:
     """0: everything was measured."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one short round of everything: does it run at all?")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write a document for machines")
+    parser.add_argument(
+        "--part", choices=PARTS, action="append", help="only this; may be given several times (default: all)"
+    )
     options = parser.parse_args()
     console = Console(stderr=True)
     results = Results(options.quick, console)
     started_s = time.monotonic()
-    run(results, QUICK if options.quick else FULL)
+    for name in options.part or PARTS:
+        PARTS[name](results, QUICK if options.quick else FULL)
     took_s = time.monotonic() - started_s
     results.load_average.append(os.getloadavg()[0])
     Console(width=None if sys.stdout.isatty() else 120).print(results.table())

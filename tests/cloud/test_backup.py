@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from cloud_sync import limits
 from edge_agent.contract import topics
 from edge_agent.contract.transfer import Kind
 from tests.cloud.conftest import NewDevice
@@ -144,15 +145,15 @@ def test_a_device_that_was_away_while_it_was_resumed_is_taken_over_and_a_later_r
 def test_a_generation_that_was_never_given_or_a_batch_after_unknown_reports_stops_planning_too(
     own: Town, new_device: NewDevice, published: Releases
 ) -> None:
-    device = new_device(own, "d1")
+    first, device = new_device(own, "d0"), new_device(own, "d1")
     made = own.rollout("1.0.0")
     device.wait_assignment("1.0.0")
-    say_all(device, published, "1.0.0", made["generation"])
-    device.reports(8, after=7)
-    device.wait_ack(0)
+    first.wait_assignment("1.0.0")
+    say_all(first, published, "1.0.0", made["generation"])
+    first.reports(8, after=7)
+    first.wait_ack(0)
     wait_until(lambda: "7 reports" in stopped(own), "the reports tell")
     own.ask("POST", "/v1/resume")
-    device.acknowledged = 0
     say_all(device, published, "1.0.0", made["generation"])
     digest = published.all["1.0.0"].digest
     device.state(tiny=slot(("1.0.0", digest), generation=made["generation"] + 5))
@@ -163,6 +164,50 @@ def name_after_another(town: Town) -> None:
     """This coordinator is named once more, after another one: there was an earlier epoch for sure."""
     town.publisher.authorize_coordinator("1" * 64)
     town.publish()
+
+
+def test_a_device_in_spite_of_which_an_operator_went_on_stops_the_fleet_no_more(
+    own: Town, new_device: NewDevice, published: Releases
+) -> None:
+    liar, honest = new_device(own, "liar"), new_device(own, "honest")
+    generation = own.rollout("1.0.0")["generation"]
+    honest.wait_assignment("1.0.0")
+    liar.wait_assignment("1.0.0")
+    liar.hello(revision=liar.revision + 5)
+    wait_until(lambda: "device liar" in stopped(own), "it is named")
+    own.ask("POST", "/v1/resume")
+    say_all(liar, published, "1.0.0", generation)
+    liar.hello(acknowledged=7)
+    liar.hello(revision=liar.revision + 50)
+    wait_until(lambda: "device_not_believed" in own.log_tail(), "it is told in the log")
+    own.rollout("1.1.0")
+    honest.wait_assignment("1.1.0")
+    assert stopped(own) == ""
+
+
+def test_going_on_above_a_lie_is_done_once_and_leaves_honest_devices_believed(
+    own: Town, new_device: NewDevice, published: Releases
+) -> None:
+    liar, honest = new_device(own, "liar"), new_device(own, "honest")
+    own.rollout("1.0.0")
+    honest.wait_assignment("1.0.0")
+    liar.wait_assignment("1.0.0")
+    digest = published.all["1.0.0"].digest
+    told = 0
+    for _ in range(2):
+        told += limits.NUMBER_LEAP_MAX
+        liar.state(tiny=slot(("1.0.0", digest), generation=told))
+        wait_until(lambda: "generation" in stopped(own) or "taken_over" in own.log_tail(), "it is noticed")
+        own.ask("POST", "/v1/resume")
+        above = honest.next_assignment().models["tiny"].generation
+        assert above > told
+        liar.wait_assignment("1.0.0")
+    for more in range(2, 20):
+        liar.state(tiny=slot(("1.0.0", digest), generation=above + more))
+    wait_until(lambda: "device_not_believed" in own.log_tail(), "it is told in the log")
+    say_all(honest, published, "1.0.0", above)
+    wait_until(lambda: own.device("honest")["models"]["tiny"]["active"], "it is believed")
+    assert own.device("honest")["models"]["tiny"]["assigned"]["generation"] == above
 
 
 def test_numbers_of_an_earlier_coordinator_stop_nothing(own: Town, new_device: NewDevice) -> None:

@@ -54,6 +54,8 @@ def test_init_makes_the_folder_once_and_never_overwrites(tmp_path: Path, publish
     assert again.code == 1
     assert "never overwritten" in again.said
     assert (data / "coordinator.pub").read_text() == public_key
+    key = cloud_sync("init", "--data", tmp_path / "other", "--root", published.keys / "root.pem")
+    assert key.returncode == 1 and "no root file" in key.stderr and not (tmp_path / "other").exists()
     missing = cloud_sync("init", "--data", tmp_path / "other", "--root", tmp_path / "none.json")
     assert (missing.code, "--root" in missing.said) == (1, True)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cloud_sync import limits
+from cloud_sync.coordinator.handout import Handout
 from cloud_sync.coordinator.memory import Memory
 from cloud_sync.coordinator.metrics import Metrics
 from cloud_sync.mqtt.parts import Answer, Parts
@@ -49,7 +50,7 @@ def tell(folder: Path, story: Callable[[Parts, Memory], Coroutine[Any, Any, None
     async def run() -> None:
         database = Database(folder / "a.db")
         memory = Memory(database, Signer.generate())
-        parts = Parts(memory, Shelf(Repository(folder)), Metrics())
+        parts = Parts(Handout(memory, Shelf(Repository(folder)), Metrics()))
         work = asyncio.create_task(parts.run())
         try:
             async with asyncio.timeout(30):

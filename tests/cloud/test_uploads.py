@@ -50,7 +50,13 @@ def fresh(idle: Town, tmp_path: Path) -> Town:
 
 
 def test_only_the_operator_may_ask(town: Town) -> None:
-    for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": town.token_file.read_text().strip()}):
+    no_utf8 = {"Authorization": "Bearer \xff\xfe"}
+    for headers in (
+        {},
+        {"Authorization": "Bearer wrong"},
+        {"Authorization": town.token_file.read_text().strip()},
+        no_utf8,
+    ):
         status, raw = town.raw("GET", "/v1/devices", headers=headers)
         assert (status, json.loads(raw)["reason"]) == (401, "not_authorized")
     assert town.raw("GET", "/health")[0] == 200

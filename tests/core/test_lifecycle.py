@@ -304,3 +304,21 @@ def test_retention_is_refused_what_is_needed() -> None:
     device.bring_in(ONE)
     for digest in needed_digests(device.state):
         assert device.feed(ev.Forgotten("m", digest)).refusal is not None
+
+
+def test_an_operator_who_offers_what_is_wanted_and_does_not_serve_gets_it() -> None:
+    """2.0 was in probation when 1.0 was imported; 2.0 imported again is a wish, not a repair."""
+    device = device_on_factory()
+    device.bring_in(TWO, confirm=False)
+    device.bring_in(ONE, confirm=False)
+    assert (device.state.active, device.state.wanted) == (ONE.digest, TWO.digest)
+    device.feed(ev.OfferBegun("m", TWO, complete=True, retry=False))
+    assert device.state.candidate is not None and device.state.candidate.digest == TWO.digest
+
+
+def test_a_refusal_is_not_shown_any_more_once_the_snapshot_is_taken() -> None:
+    device = device_on_factory()
+    for snapshot in (ONE, TWO):
+        device.feed(ev.OfferRefused("m", snapshot.digest, snapshot.version, Reason.METADATA_ROLLBACK, "older"))
+    device.feed(ev.OfferBegun("m", ONE, complete=False, retry=False))
+    assert [refused.digest for refused in device.state.refused_offers] == [TWO.digest]

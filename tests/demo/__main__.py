@@ -40,8 +40,12 @@ def main() -> int:
     console = Console(soft_wrap=True)
     started = time.monotonic()
     console.print("[bold]Holdfast[/]: devices that keep answering with a model that they have proven themselves\n")
-    with ShortFolder() as folder:
-        stage = play(folder, console)
+    try:
+        with ShortFolder() as folder:
+            stage = play(folder, console)
+    except KeyboardInterrupt:
+        console.print("interrupted; everything that was started is ended")
+        return 130
     table = Table("step", "outcome", "seconds", title="What was promised, and what was seen")
     for step in stage.steps:
         table.add_row(step.title, "[green]held[/]" if step.held else "[red]FAILED[/]", f"{step.took_s:.1f}")

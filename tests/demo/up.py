@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tests import models_cache
 from tests.demo.running import Running
 from tests.harness.agent import ROOT, Agent
@@ -79,7 +81,12 @@ def up(place: Place, devices: int = DEVICES) -> int:
     made.rename(place.document)
     print(place.document.read_text())
     say(f"it is up: {place.document}; logs are below {place.folder}; `make down` ends it")
-    say("to steer it: " + " ".join(f"{name}={value}" for name, value in document["env"].items()))
+    settings = " ".join(f"{name}={value}" for name, value in document["env"].items())
+    say("to steer it, in this folder:")
+    say(f'  export PATH="{ROOT}/.venv/bin:$PATH" {settings}')
+    say("  fleet devices list")
+    say(f"  fleet rollout start digits --to {VERSIONS[1]} --wait 60")
+    say(f"  edge-agent status --config {document['agents'][0]['config']}")
     return 0
 
 
@@ -135,7 +142,9 @@ def _agent(agent: Agent) -> dict[str, Any]:
 
 
 def _heldout(folder: Path) -> dict[str, Any]:
-    """Copies: the cache may be emptied while the fleet runs."""
+    """Copies: the cache may be emptied while the fleet runs. Expected answers are (pictures, 10), as one request for
+    all pictures is answered.
+    """
     pictures = models_cache.heldout(RECIPE, *VERSIONS)
     into = folder / "heldout"
     into.mkdir()
@@ -143,10 +152,15 @@ def _heldout(folder: Path) -> dict[str, Any]:
     def copy(file: Path) -> str:
         return str(shutil.copy(file, into / file.name))
 
+    def answers(version: str, file: Path) -> str:
+        expected = np.load(file)
+        np.save(into / file.name, expected.reshape(len(expected), -1))
+        return str(into / file.name)
+
     return {
         "inputs": copy(pictures.inputs),
         "labels": copy(pictures.labels),
-        "expected": {version: copy(file) for version, file in pictures.expected.items()},
+        "expected": {version: answers(version, file) for version, file in pictures.expected.items()},
     }
 
 
@@ -166,8 +180,12 @@ def main() -> int:
     parser.add_argument("--devices", type=int, default=DEVICES, help="how many (default: %(default)s)")
     options = parser.parse_args()
     place = Place(options.run.resolve())
-    with place.alone():
-        return up(place, options.devices) if options.what == "up" else down(place)
+    try:
+        with place.alone():
+            return up(place, options.devices) if options.what == "up" else down(place)
+    except KeyboardInterrupt:
+        say("interrupted; what this call had started is ended")
+        return 130
 
 
 if __name__ == "__main__":

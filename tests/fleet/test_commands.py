@@ -138,3 +138,11 @@ def test_publishing_nothing_or_two_things_or_without_keys_is_wrong_usage(operato
         assert "--all" in operator.run("snapshot", "publish", *arguments, "--repo", "r", code=2).stderr
     result = operator.run("snapshot", "publish", "model", "--repo", "r", code=2, HOLDFAST_KEYS="")
     assert "--keys" in result.stderr
+
+
+def test_the_token_of_a_device_is_alone_on_stdout_also_before_it_ever_came(operator: Operator) -> None:
+    document = operator.document("devices", "token", "kiosk-7")
+    assert operator.run("devices", "token", "kiosk-7").stdout == document["token"] + "\n"
+    assert document["device_id"] == "kiosk-7" and len(document["token"]) == 43
+    refused = operator.document("devices", "token", "kiosk 7", code=1)
+    assert refused["reason"] == "malformed" and "kiosk 7" in refused["message"]

@@ -9,52 +9,38 @@ import contextlib
 import socket
 import subprocess
 from pathlib import Path
-from types import TracebackType
 
 from tests.harness.agent import ROOT, wait_until
+from tests.harness.child import Child
 
 BROKER_SH = ROOT / "packaging" / "broker" / "broker.sh"
 HOST = "127.0.0.1"
 STARTS_MAX = 5  # a free port may be taken by somebody else before mosquitto has it
 READY_S = 20.0
-END_S = 10.0
 
 
-class Broker:
-    """A broker in `folder`. With `with` it is started at the beginning and ended at the end.
+class Broker(Child):
+    """A broker in `folder`. With `with` it is started at the beginning and ended at the end. A start after an end has
+    the same port and users, and nothing else of before.
 
     certificates: TLS with client certificates; ca.pem, server.pem and server.key have to be in the folder.
     detached: it is to outlive this process, in a session of its own.
     """
 
     def __init__(self, folder: Path, *, certificates: bool = False, detached: bool = False) -> None:
-        self.folder = folder
-        self.log_file = folder / "broker.log"
+        super().__init__(folder, "broker.log")
         self.port = 0  # the first start takes a free one; it stays the same
         self._certificates = certificates
         self._detached = detached
-        self._process: subprocess.Popen[bytes] | None = None
-        folder.mkdir(parents=True, exist_ok=True)
 
     def __enter__(self) -> Broker:
         return self.start()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
 
     @property
     def address(self) -> str:
         """host:port, as `[sync] broker` and `cloud-sync serve --broker` take it."""
         assert self.port, "it was never started"
         return f"{HOST}:{self.port}"
-
-    @property
-    def pid(self) -> int:
-        """The process id of the broker that runs (or ran last)."""
-        assert self._process is not None, "it was never started"
-        return self._process.pid
 
     def start(self) -> Broker:
         """Start it, on the port of the last start, and return once it accepts connections.
@@ -103,20 +89,6 @@ class Broker:
                 return True
         return False
 
-    def kill(self) -> None:
-        """kill -9. `start` brings another one on the same port, that knows the users and nothing else."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-
-    def stop(self) -> None:
-        """End it gracefully, at the latest by kill -9; no harm when it does not run."""
-        if self._process is not None and self._process.poll() is None:
-            self._process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(END_S)
-        self.kill()
-
     def add_user(self, name: str) -> Path:
         """A new random password for this user; the file that it is in. The running broker takes it at once."""
         command = [str(BROKER_SH), "user", str(self.folder), name]
@@ -127,9 +99,3 @@ class Broker:
     def password(self, name: str) -> str:
         """The password of a user that was added."""
         return (self.folder / f"{name}.password").read_text().strip()
-
-    def log_tail(self, lines: int = 15) -> str:
-        """The end of its log."""
-        if not self.log_file.exists():
-            return "no log"
-        return "\n".join(self.log_file.read_text(errors="replace").splitlines()[-lines:])

@@ -16,15 +16,14 @@ import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from tests.harness.agent import Forked, wait_until
+from tests.harness.child import Child
 
 CLOUD_SYNC = [sys.executable, "-m", "cloud_sync.cli"]
 HOST = "127.0.0.1"
 READY_S = 30.0
-END_S = 15.0
 PORTS = range(20_000, 32_000)  # below what the kernel gives to outgoing connections: still free at a second start
 TRIES_MAX = 100
 
@@ -52,12 +51,14 @@ def _run_in_fork(arguments: list[str], output: Path) -> None:
     command(arguments)
 
 
-class Coordinator:
+class Coordinator(Child):
     """A coordinator for devices that pin `root_file`, at the broker `address` with a password file.
 
     `init` first, then `start`. Use with `with`: it is ended. detached: it is to outlive this process. forked: start it
     from a server that has imported it already, the same code much sooner. options: more of `cloud-sync serve`.
     """
+
+    end_s = 15.0  # requests under way are finished first
 
     def __init__(
         self,
@@ -70,25 +71,17 @@ class Coordinator:
         forked: bool = False,
         options: Sequence[str] = (),
     ) -> None:
-        self.folder = folder
+        super().__init__(folder, "coordinator.log")
         self.data = folder / "data"
-        self.log_file = folder / "coordinator.log"
         self.http = f"{HOST}:{free_port()}"  # the same after a restart, as `fleet` is told it once
         self._root_file = root_file
         serve = ["serve", "--data", str(self.data), "--broker", address, "--http", self.http]
         self._serve = [*serve, "--password-file", str(password_file), *options]
         self._detached = detached
         self._forked = forked
-        self._process: subprocess.Popen[bytes] | Forked | None = None
-        folder.mkdir(parents=True, exist_ok=True)
 
     def __enter__(self) -> Coordinator:
         return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
 
     @property
     def url(self) -> str:
@@ -104,18 +97,6 @@ class Coordinator:
     def public_key_file(self) -> Path:
         """What the publisher has to name: `fleet coordinator authorize`."""
         return self.data / "coordinator.pub"
-
-    @property
-    def pid(self) -> int:
-        """The process id of the one that runs (or ran last)."""
-        assert self._process is not None and self._process.pid is not None, "it was never started"
-        return self._process.pid
-
-    @property
-    def exit_code(self) -> int | None:
-        """Of the process that ended last."""
-        assert self._process is not None, "it was never started"
-        return self._process.returncode
 
     def init(self) -> Coordinator:
         """Make its folder: keys, token, database."""
@@ -176,23 +157,3 @@ class Coordinator:
             lambda: f"the coordinator reaches the broker: {self.log_tail()}",
         )
         return self
-
-    def kill(self) -> None:
-        """kill -9; `start` brings it back with what it has committed."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-
-    def stop(self) -> None:
-        """End it gracefully, at the latest by kill -9; no harm when it does not run."""
-        if self._process is not None and self._process.poll() is None:
-            self._process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(END_S)
-        self.kill()
-
-    def log_tail(self, lines: int = 15) -> str:
-        """The end of its log."""
-        if not self.log_file.exists():
-            return "no log"
-        return "\n".join(self.log_file.read_text(errors="replace").splitlines()[-lines:])

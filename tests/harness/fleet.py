@@ -118,6 +118,7 @@ class Fleet:
             "broker": broker or self.broker.address,
             "password_file": str(self.broker.add_user(name)),
             **self._sections.get("sync", {}),
+            **sections.get("sync", {}),
         }
         agent = Agent(
             self.folder / name,

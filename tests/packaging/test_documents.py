@@ -154,11 +154,23 @@ def test_decisions_are_listed_and_complete() -> None:
     assert set(re.findall(r"\]\((\S+\.md)\)", index)) == {record.name for record in records}
 
 
-def test_the_service_runs_a_real_command_and_waits_long_enough_at_a_stop() -> None:
+def service_of(unit_file: Path) -> configparser.SectionProxy:
     unit = configparser.ConfigParser(strict=False, interpolation=None)
     unit.optionxform = str  # type: ignore[assignment,method-assign]
-    unit.read_string(UNIT.read_text(encoding="utf-8"))
-    service = unit["Service"]
+    unit.read_string(unit_file.read_text(encoding="utf-8"))
+    return unit["Service"]
+
+
+def test_the_coordinators_service_runs_a_real_command_with_options_that_there_are() -> None:
+    service = service_of(UNIT.with_name("holdfast-coordinator.service"))
+    words = service["ExecStart"].split()
+    assert words[0].endswith("/bin/cloud-sync") and words[1] == "serve"
+    options = {option for parameter in cloud_sync.commands["serve"].params for option in parameter.opts}
+    assert {word for word in words if word.startswith("--")} <= options
+
+
+def test_the_service_runs_a_real_command_and_waits_long_enough_at_a_stop() -> None:
+    service = service_of(UNIT)
     words = service["ExecStart"].split()
     assert words[0].endswith("/bin/edge-agent") and words[1] in edge_agent.commands
     assert (service["Restart"], service["KillMode"], service["OOMPolicy"]) == ("always", "process", "continue")

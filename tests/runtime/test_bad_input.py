@@ -37,6 +37,18 @@ def refused(agent: Agent, *words: str, command: tuple[str, ...] = ("run",), code
         ('http = "127.0.0.1:0"', 'http = "nowhere"', "host:port"),
         ('http = "127.0.0.1:0"', 'http = "0.0.0.0:0"', "loopback"),
         ("[models.tiny]", "[models.Tiny_]", "models"),
+        *(
+            ("[serving]", f"[sync]\n{settings}\n[serving]", word)
+            for settings, word in (
+                ('broker = "127.0.0.1:1"\nhttp = "http://10.0.0.1"\nhttp_token_file = "t"', "without TLS"),
+                ('broker = "127.0.0.1:1"\nhttp = "ftp://10.0.0.1"\nhttp_token_file = "t"', "no address"),
+                ('broker = "127.0.0.1:1"\nhttp = "https://"\nhttp_token_file = "t"', "no address"),
+                ('broker = "127.0.0.1:1"\nhttp = "https://a:b@c.example"\nhttp_token_file = "t"', "no address"),
+                ('broker = "127.0.0.1:1"\nhttp = "https://c.example:x"\nhttp_token_file = "t"', "no address"),
+                ('broker = "127.0.0.1:1"\nhttp = "https://c.example"', "http_token_file"),
+                ('http = "https://c.example"\nhttp_token_file = "t"', "without a broker"),
+            )
+        ),
     ],
 )
 def test_wrong_settings_name_the_key(new_agent: NewAgent, before: str, after: str, word: str) -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from edge_agent.contract import limits
+from edge_agent.contract.canonical import sha256_hex
 from edge_agent.contract.errors import Corrupt, HoldfastError, Rejected, Unavailable
 from edge_agent.contract.reasons import Reason
 from edge_agent.store.agent_db import AgentDb
@@ -50,6 +52,18 @@ def test_the_files_themselves_say_how_they_are_written(tmp_path: Path) -> None:
     models, agent = ((tmp_path / name).read_bytes()[:100] for name in ("models.db", "agent.db"))
     assert (models[18], models[19], agent[18], agent[19]) == (1, 1, 2, 2)
     assert int.from_bytes(models[52:56], "big") > 0 and int.from_bytes(models[64:68], "big") == 1
+
+
+def test_a_whole_chunk_waits_in_memory_for_its_commit(tmp_path: Path) -> None:
+    """Pages that do not fit there are written before it, which takes two more syncs for each chunk."""
+    models = ModelsDb(tmp_path / "models.db")
+    chunk = bytes(limits.CHUNK_BYTES)
+    before = (tmp_path / "models.db").stat().st_size
+    with models._db.atomic():
+        models.put_chunk(sha256_hex(chunk), chunk)
+        assert (tmp_path / "models.db").stat().st_size == before
+    assert (tmp_path / "models.db").stat().st_size >= before + limits.CHUNK_BYTES
+    models.close()
 
 
 def test_while_a_transaction_is_open_its_journal_is_on_the_disk(tmp_path: Path) -> None:

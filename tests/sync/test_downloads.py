@@ -125,6 +125,26 @@ def test_what_the_runtime_refuses_is_offered_again_later(stand: Stand, publisher
     assert len(stand.coordinator.asked_for(Kind.MANIFEST)) == 1, "the manifest is not fetched again for that"
 
 
+def test_while_a_chunk_is_being_stored_one_is_ready_and_another_comes(stand: Stand, publisher: Publisher) -> None:
+    digest = published(stand, publisher, 4 * limits.MIB)
+    stored = threading.Event()
+
+    def wait(op: str, _header: object, _payload: bytes) -> None:
+        if op == "offer_chunk":
+            stored.wait(20.0)
+
+    stand.runtime.refuse = wait
+    stand.runtime.want(digest, "1.0.0")
+    stand.start()
+    try:
+        asked = stand.coordinator.asked_for
+        stand.until(lambda: len({get.name for get in asked(Kind.CHUNK)}) >= 3, "three are asked for")
+        assert not stand.runtime.chunks
+    finally:
+        stored.set()
+    stand.until(lambda: stand.runtime.offered == [digest], "it is offered to the end")
+
+
 def test_another_wish_in_the_middle_of_a_download_replaces_it(stand: Stand, publisher: Publisher) -> None:
     first = published(stand, publisher, limits.MIB, "1.0.0", 10)
     second = published(stand, publisher, 7, "1.1.0", 11)

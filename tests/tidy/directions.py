@@ -42,14 +42,15 @@ WORKER_FOREIGN = {"numpy", "paddle", "paddlelite"}
 
 # The same for the rooms of cloud_sync.
 CLOUD_ORDER = (
-    "limits", "core", "store", "signing", "logs", "client", "publish", "folder", "repository", "coordinator", "mqtt",
-    "api", "service", "cli", "operator_cli",
+    "limits", "core", "store", "signing", "sparing", "logs", "client", "publish", "folder", "repository", "coordinator",
+    "mqtt", "api", "service", "cli", "operator_cli",
 )  # fmt: skip
 CLOUD_ONLY = {
     "core": (("limits",), "decisions are pure"),
     "store": (("limits", "core"), "rows, no decisions"),
     "client": ((), "it knows the coordinator from outside alone"),
     "publish": (("client",), "the publisher's machine has no coordinator"),
+    "repository": (("limits", "publish"), "signed files; which device may have them is decided above"),
     "api": (("limits", "core", "store", "repository", "coordinator"), "what is published is decided elsewhere"),
     "operator_cli": (("client", "publish"), "operators ask the coordinator over HTTP"),
 }

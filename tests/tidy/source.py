@@ -64,7 +64,8 @@ class Finding:
 
 def all_sources() -> list[Source]:
     """Every text file of the project, sorted by path."""
-    found = [path for path in ROOT.iterdir() if path.is_file() and not path.name.endswith((".lock", ".html"))]
+    made = (".lock", ".html", ".git")  # .git is a file where git keeps the project elsewhere
+    found = [path for path in ROOT.iterdir() if path.is_file() and not path.name.endswith(made)]
     for folder in FOLDERS:
         found += [path for path in (ROOT / folder).rglob("*") if path.is_file() and path.suffix in SUFFIXES]
     return [

@@ -51,6 +51,7 @@ BAD = [
     (directions.point_down, "cloud_sync/x.py", "from edge_agent.trust import chain\n", "edge_agent.contract alone"),
     (directions.point_down, "cloud_sync/x.py", "import edge_agent.contracts\n", "edge_agent.contract alone"),
     (directions.point_down, "cloud_sync/store/x.py", "from cloud_sync.coordinator import memory\n", "no decisions"),
+    (directions.point_down, "cloud_sync/repository/x.py", "from cloud_sync.core import plan\n", "decided above"),
     (directions.point_down, "cloud_sync/mqtt/x.py", "from cloud_sync.service import serve\n", "lies above it"),
     (directions.point_down, "cloud_sync/operator_cli/x.py", "import cloud_sync.store.tables\n", "over HTTP"),
     (directions.point_down, "cloud_sync/attic/x.py", "from cloud_sync import limits\n", "in no order yet"),

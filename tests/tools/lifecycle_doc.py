@@ -52,7 +52,8 @@ def document() -> str:
         "as well. An offer may cut a probation short: if the newer snapshot does not come to serve, the older one is\n"
         "watched anew. The same goes for any unconfirmed snapshot that serves as the wanted one\n"
         "(`watch_unconfirmed`). An assignment of a snapshot that is confirmed here needs no candidate: it is brought\n"
-        "up as by a rollback. What somebody on the device chose holds until a later generation is assigned.\n",
+        "up as by a rollback; one that is here and not confirmed begins as `received`. What somebody on the device\n"
+        "chose holds until a later generation is assigned.\n",
         "## Phases of the candidate\n",
         _meanings(Phase, comments),
         "## Candidate: phase and event\n",
