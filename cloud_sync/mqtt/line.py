@@ -72,6 +72,9 @@ class Line:
         failures = 0
         try:
             while True:  # until cancelled
+                if self._memory.replaced:  # two under one user name would throw each other off without an end
+                    await asyncio.sleep(limits.RECONNECT_BASE_S)
+                    continue
                 began_s = time.monotonic()
                 client = None
                 try:

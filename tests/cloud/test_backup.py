@@ -148,6 +148,8 @@ def test_a_generation_that_was_never_given_or_a_batch_after_unknown_reports_stop
     first, device = new_device(own, "d0"), new_device(own, "d1")
     made = own.rollout("1.0.0")
     device.wait_assignment("1.0.0")
+    first.wait_assignment("1.0.0")
+    say_all(first, published, "1.0.0", made["generation"])
     first.reports(8, after=7)
     first.wait_ack(0)
     wait_until(lambda: "7 reports" in stopped(own), "the reports tell")
@@ -156,6 +158,12 @@ def test_a_generation_that_was_never_given_or_a_batch_after_unknown_reports_stop
     digest = published.all["1.0.0"].digest
     device.state(tiny=slot(("1.0.0", digest), generation=made["generation"] + 5))
     wait_until(lambda: "generation" in stopped(own), "the generation tells")
+
+
+def name_after_another(town: Town) -> None:
+    """This coordinator is named once more, after another one: there was an earlier epoch for sure."""
+    town.publisher.authorize_coordinator("1" * 64)
+    town.publish()
 
 
 def test_a_device_in_spite_of_which_an_operator_went_on_stops_the_fleet_no_more(
@@ -203,6 +211,7 @@ def test_going_on_above_a_lie_is_done_once_and_leaves_honest_devices_believed(
 
 
 def test_numbers_of_an_earlier_coordinator_stop_nothing(own: Town, new_device: NewDevice) -> None:
+    name_after_another(own)
     device = new_device(own, "d1")
     device.epoch, device.revision = own_epoch(own, device) - 1, 99
     device.acknowledged = 7
@@ -210,6 +219,20 @@ def test_numbers_of_an_earlier_coordinator_stop_nothing(own: Town, new_device: N
     assert device.next_ack().committed == 0
     own.rollout("1.0.0")
     device.wait_assignment("1.0.0")
+    assert stopped(own) == ""
+
+
+def test_reports_that_an_earlier_coordinator_took_from_a_device_without_assignment_stop_nothing(
+    own: Town, new_device: NewDevice
+) -> None:
+    name_after_another(own)
+    device = new_device(own, "d1")
+    device.acknowledged = 7
+    device.hello()
+    assert device.next_ack().committed == 0
+    own.rollout("1.0.0")
+    device.wait_assignment("1.0.0")
+    assert own_epoch(own, device) > 1, "there may have been an earlier one"
     assert stopped(own) == ""
 
 

@@ -37,7 +37,7 @@ def kill_runtime(fleet: Fleet) -> None:
 
 
 VICTIMS: tuple[Callable[[Fleet], None], ...] = (
-    kill_coordinator, kill_sync, kill_coordinator, kill_runtime, kill_coordinator, kill_broker, kill_coordinator,
+    kill_coordinator, kill_sync, kill_coordinator, kill_runtime, kill_broker, kill_coordinator,
 )  # fmt: skip
 
 

@@ -210,8 +210,11 @@ def test_a_new_epoch_voids_the_assignments_of_the_old_coordinator(short_folder: 
         sync.give_metadata(releases.publisher)
         old = signer.assignment("d", 9, {"tiny": (releases.all["0.9.0"], 9)})
         assert sync.ask("assignment", old)[0]["revision"] == 9
+        incarnation = sync.ask("hello")[0]["incarnation"]
+        assert sync.ask("ack", signer.ack("d", incarnation, 1))[0]["acknowledged"] == 1
         releases.publisher.authorize_coordinator(other.public_key)
         assert sync.give_metadata(releases.publisher)["epoch"] == 2
         assert sync.refusal("assignment", old) == "signature"
+        assert sync.ask("hello")[0]["acknowledged"] == 0, "what the old one has committed, the new one does not have"
         new = other.assignment("d", 1, {"tiny": (releases.all["1.0.0"], 1)}, epoch=2)
         assert sync.ask("assignment", new)[0]["revision"] == 1, "revisions begin anew with an epoch"
