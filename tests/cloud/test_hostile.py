@@ -86,7 +86,7 @@ def test_a_flood_of_hellos_is_bounded_and_others_are_heard(town: Town, new_devic
     before = refused(town)
     assert flooder._client is not None
     hello = encode(flooder.hello_document())
-    for _ in range(1_500):
+    for _ in range(3_000):  # on a busy machine too, faster than the allowance fills again
         flooder._client.publish(topics.HELLO.topic(flooder.device_id), hello, 1)
     good.reports(1)
     good.wait_ack(1)
