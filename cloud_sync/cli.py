@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 refused or failed (the message says what to do), 2 wrong u
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -38,11 +39,21 @@ def _says_what_to_do(command: Command) -> Command:
             click.echo(f"cloud-sync: {error.message}", err=True)
             if error.next_step:
                 click.echo(f"next step: {error.next_step}", err=True)
+            if options.get("as_json"):
+                reason = error.reason.value if error.reason else None
+                _print_json(
+                    {"ok": False, "reason": reason, "message": error.message, "next_step": error.next_step or None}
+                )
             sys.exit(error.exit_code)
 
     return wrapped
 
 
+def _print_json(document: dict[str, Any]) -> None:
+    click.echo(json.dumps(document, indent=2, sort_keys=True))
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
 data_option = click.option(
     "--data", "data", envvar="HOLDFAST_DATA", show_envvar=True, required=True, metavar="DIR",
     type=click.Path(path_type=Path), help="The coordinator's data folder.",
@@ -67,27 +78,36 @@ def main() -> None:
 @click.option(
     "--root", required=True, type=click.Path(path_type=Path), metavar="FILE", help="The publisher's 1.root.json."
 )
+@json_option
 @_says_what_to_do
-def init_command(data: Path, root: Path) -> None:
+def init_command(data: Path, root: Path, as_json: bool) -> None:
     """Make the data folder: a key of its own, the operator's token, the publisher's root. Never overwrites."""
     folder = DataFolder(data)
     public_key = init(folder, root)
-    click.echo(public_key)
+    if as_json:
+        _print_json({"data": str(data), "public_key": public_key, "public_key_file": str(folder.public_key)})
+    else:
+        click.echo(public_key)
     click.echo(f"next step: on the publisher's machine, fleet coordinator authorize {folder.public_key}", err=True)
     click.echo(f"operators name the token with HOLDFAST_TOKEN_FILE={folder.token}", err=True)
 
 
 @main.command("migrate")
 @data_option
+@json_option
 @_says_what_to_do
-def migrate_command(data: Path) -> None:
+def migrate_command(data: Path, as_json: bool) -> None:
     """Bring the database to the form that this version needs (`serve` does it too)."""
     from cloud_sync.store.database import open_engine, translated
     from cloud_sync.store.migrate import migrate
 
     folder = DataFolder(data)
     with folder.alone(), translated(str(folder.database)):
-        click.echo(migrate(open_engine(folder.database)))
+        revision = migrate(open_engine(folder.database))
+    if as_json:
+        _print_json({"database": str(folder.database), "revision": revision})
+    else:
+        click.echo(revision)
 
 
 @main.command("serve")

@@ -7,14 +7,15 @@ from pathlib import Path
 import click
 import pytest
 
+from cloud_sync.cli import main as cloud_sync
 from cloud_sync.operator_cli.main import main as fleet
 from edge_agent.cli import main as edge_agent
 from tests.cli.command import document, leaves, run
 
-COMMANDS = {"edge-agent": edge_agent, "fleet": fleet}
+COMMANDS = {"edge-agent": edge_agent, "fleet": fleet, "cloud-sync": cloud_sync}
 LEAVES = [(name, path, leaf) for name, group in COMMANDS.items() for path, leaf in leaves(group)]
 NAMES = [f"{name} {' '.join(path)}" for name, path, _ in LEAVES]
-WITHOUT_JSON = {"edge-agent run"}  # it ends with the agent; its log lines are JSON already
+WITHOUT_JSON = {"edge-agent run", "cloud-sync serve"}  # they run on; their log lines are JSON already
 
 
 def test_the_commands_are_the_agreed_ones() -> None:
@@ -28,6 +29,8 @@ def test_the_commands_are_the_agreed_ones() -> None:
         "rollout status", "rollback", "resume",
     )  # fmt: skip
     assert here == {f"fleet {word}" for word in agreed}
+    here = {name for name in NAMES if name.startswith("cloud-sync")}
+    assert here == {f"cloud-sync {word}" for word in ("init", "migrate", "serve")}
 
 
 @pytest.mark.parametrize(("name", "path", "leaf"), LEAVES, ids=NAMES)
@@ -64,7 +67,7 @@ def test_wrong_usage_names_the_argument(arguments: tuple[str, ...], word: str) -
 
 
 @pytest.mark.parametrize(("name", "path", "leaf"), LEAVES, ids=NAMES)
-def test_refusals_of_both_commands_have_one_shape(
+def test_refusals_of_all_commands_have_one_shape(
     name: str, path: tuple[str, ...], leaf: click.Command, tmp_path: Path
 ) -> None:
     """Whatever is missing, --json gives one document with the same keys, and people a message and a next step."""
@@ -72,7 +75,7 @@ def test_refusals_of_both_commands_have_one_shape(
     values = {"bundle_path": missing, "out": tmp_path / "out", "model": "m", "model_folder": missing,
               "label": "m@1", "what": missing, "file": missing, "version": "1", "device_id": "d",
               "coordinator_url": "http://127.0.0.1:1", "token_file": missing, "keys": "/proc/no/keys", "repo": missing,
-              "config_path": missing}  # fmt: skip
+              "config_path": missing, "data": missing, "root": missing, "broker": "127.0.0.1:1"}  # fmt: skip
     arguments: list[object] = [*path]
     for parameter in leaf.params:
         if parameter.name in values:
