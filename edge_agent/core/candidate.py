@@ -41,10 +41,9 @@ def offer_begun(state: ModelState, event: ev.OfferBegun, now: Moment) -> ModelSt
         return refusal
     phase = Phase.RECEIVED if event.complete else Phase.FETCHING
     return replace(
-        give_way(state if not event.complete else with_known(state, known or snapshot)),
+        give_way(state if not event.complete else _taken(state, known or snapshot)),
         candidate=Candidate(snapshot, phase, now.unix_ms, previous=state.active),
         generation=state.generation + (1 if record else 0),
-        refused_offers=tuple(refused for refused in state.refused_offers if refused.digest != snapshot.digest),
     )
 
 
@@ -99,7 +98,13 @@ def offer_completed(state: ModelState, event: ev.OfferCompleted, now: Moment) ->
 
 
 def _received(state: ModelState, candidate: Candidate, now: Moment) -> ModelState:
-    return _in_phase(with_known(state, candidate.snapshot), Phase.RECEIVED, now)
+    return _in_phase(_taken(state, candidate.snapshot), Phase.RECEIVED, now)
+
+
+def _taken(state: ModelState, snapshot: Known) -> ModelState:
+    """It is here now: why it was turned away before says nothing any more."""
+    refused = tuple(refused for refused in state.refused_offers if refused.digest != snapshot.digest)
+    return with_known(replace(state, refused_offers=refused), snapshot)
 
 
 def offer_abandoned(state: ModelState, event: ev.OfferAbandoned, now: Moment) -> ModelState | Refusal:

@@ -16,7 +16,7 @@ CONNECTIONS_MAX = 14  # in the window, with pauses of up to 1, 2, 4 … s; witho
 
 def at(town: Town, liar: Liar) -> None:
     """Start the coordinator with this broker."""
-    town._options[1] = liar.address
+    town.use_broker(liar.address)
     town.start()
 
 

@@ -321,4 +321,6 @@ def test_a_refusal_is_not_shown_any_more_once_the_snapshot_is_taken() -> None:
     for snapshot in (ONE, TWO):
         device.feed(ev.OfferRefused("m", snapshot.digest, snapshot.version, Reason.METADATA_ROLLBACK, "older"))
     device.feed(ev.OfferBegun("m", ONE, complete=False, retry=False))
+    assert len(device.state.refused_offers) == 2, "nothing is here yet"
+    device.feed(ev.OfferCompleted("m", ONE.digest))
     assert [refused.digest for refused in device.state.refused_offers] == [TWO.digest]

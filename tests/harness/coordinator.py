@@ -75,8 +75,8 @@ class Coordinator(Child):
         self.data = folder / "data"
         self.http = f"{HOST}:{free_port()}"  # the same after a restart, as `fleet` is told it once
         self._root_file = root_file
-        serve = ["serve", "--data", str(self.data), "--broker", address, "--http", self.http]
-        self._serve = [*serve, "--password-file", str(password_file), *options]
+        serve = ["serve", "--data", str(self.data), "--http", self.http, "--password-file", str(password_file)]
+        self._serve = [*serve, *options, "--broker", address]
         self._detached = detached
         self._forked = forked
 
@@ -97,6 +97,10 @@ class Coordinator(Child):
     def public_key_file(self) -> Path:
         """What the publisher has to name: `fleet coordinator authorize`."""
         return self.data / "coordinator.pub"
+
+    def use_broker(self, address: str) -> None:
+        """Another broker from the next start on."""
+        self._serve[-1] = address
 
     def init(self) -> Coordinator:
         """Make its folder: keys, token, database."""
