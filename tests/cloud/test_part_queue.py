@@ -92,8 +92,8 @@ def test_one_device_cannot_fill_the_queue_and_what_was_dropped_is_not_answered(t
             parts.ask("greedy", TIMESTAMP, None, link.send)
         parts.ask("modest", TIMESTAMP, None, link.send)
         link.open.set()
-        await until(lambda: ("modest", "200") in link.sent)
-        assert len(link.sent) == limits.GETS_WAITING_PER_DEVICE_MAX + 1
+        await until(lambda: len(link.sent) == limits.GETS_WAITING_PER_DEVICE_MAX + 1)
+        assert ("modest", "200") in link.sent
         parts.ask("greedy", TIMESTAMP, None, link.send)
         await until(lambda: len(link.sent) == limits.GETS_WAITING_PER_DEVICE_MAX + 2)
 
