@@ -40,10 +40,7 @@ def _says_what_to_do(command: Command) -> Command:
             if error.next_step:
                 click.echo(f"next step: {error.next_step}", err=True)
             if options.get("as_json"):
-                reason = error.reason.value if error.reason else None
-                _print_json(
-                    {"ok": False, "reason": reason, "message": error.message, "next_step": error.next_step or None}
-                )
+                _print_json(error.document())
             sys.exit(error.exit_code)
 
     return wrapped

@@ -23,14 +23,15 @@ async def speaks_of_errors(request: web.Request, handler: Handler) -> web.Stream
     try:
         return await handler(request)
     except HoldfastError as error:
-        return answer(status_of(error), error.message, error.reason, error.next_step)
+        return web.json_response(error.document(), status=status_of(error))
     except web.HTTPRequestEntityTooLarge:
-        return answer(413, "the body is larger than any can be", Reason.TOO_LARGE, "")
+        too_large = Rejected("the body is larger than any can be", reason=Reason.TOO_LARGE)
+        return web.json_response(too_large.document(), status=413)
     except web.HTTPException as error:
-        return answer(error.status, f"{request.method} {request.path}: {error.reason}", None, "See docs/coordinator.md")
+        return answer(error.status, f"{request.method} {request.path}: {error.reason}", "See docs/coordinator.md")
     except Exception:
         log.exception("request_failed", method=request.method, path=request.path)
-        return answer(500, "a bug of the coordinator; its log has the trace", None, "Report it with the log")
+        return answer(500, "a bug of the coordinator; its log has the trace", "Report it with the log")
 
 
 def status_of(error: HoldfastError) -> int:
@@ -46,12 +47,6 @@ def status_of(error: HoldfastError) -> int:
     return 413 if error.reason is Reason.TOO_LARGE else 400
 
 
-def answer(status: int, message: str, reason: Reason | None, next_step: str) -> web.Response:
-    """The document of an error."""
-    document = {
-        "ok": False,
-        "reason": reason.value if reason else None,
-        "message": message,
-        "next_step": next_step or (reason.next_step if reason else None) or None,
-    }
-    return web.json_response(document, status=status)
+def answer(status: int, message: str, next_step: str) -> web.Response:
+    """What is said where HTTP itself, and none of our errors, has the status."""
+    return web.json_response(Rejected(message, next_step=next_step).document(), status=status)

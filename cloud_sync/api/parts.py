@@ -131,6 +131,6 @@ def words(part: Part) -> dict[str, str]:
 
 def refusal(status: Status) -> web.Response:
     """An answer without a part."""
-    response = answer(status, SAID[status], None, "See docs/protocol.md")
+    response = answer(status, SAID[status], "See docs/protocol.md")
     response.headers.update(words(Part(status)))
     return response

@@ -40,10 +40,7 @@ def fail(error: HoldfastError, *, as_json: bool, known: Mapping[str, Any] | None
     known: what else the document says, of something that was begun and did not end well.
     """
     if as_json:
-        reason = error.reason.value if error.reason is not None else None
-        document = {"ok": False, "reason": reason, "message": error.message, "next_step": error.next_step or None}
-        document |= known or {}
-        click.echo(json.dumps(document, indent=2, sort_keys=True))
+        click.echo(json.dumps({**error.document(), **(known or {})}, indent=2, sort_keys=True))
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     word = f" ({error.reason.value})" if error.reason is not None else ""
     verb = "refused" if isinstance(error, Rejected) else "failed"

@@ -34,6 +34,11 @@ class HoldfastError(Exception):
     def __str__(self) -> str:
         return f"{self.message}. {self.next_step}" if self.next_step else self.message
 
+    def document(self) -> dict[str, bool | str | None]:
+        """What every command prints with --json, and the coordinator's API answers, when something is refused."""
+        reason = self.reason.value if self.reason is not None else None
+        return {"ok": False, "reason": reason, "message": self.message, "next_step": self.next_step or None}
+
 
 class Rejected(HoldfastError):
     """The caller asked for something that cannot be: asking again changes nothing."""

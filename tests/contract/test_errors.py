@@ -33,6 +33,16 @@ def test_an_error_reads_as_its_message_and_its_next_step() -> None:
     assert str(Bug("a promise is broken")) == "a promise is broken"
 
 
+def test_an_error_has_one_document_for_commands_and_api() -> None:
+    assert Rejected("no", reason=Reason.SIGNATURE).document() == {
+        "ok": False,
+        "reason": "signature",
+        "message": "no",
+        "next_step": Reason.SIGNATURE.next_step,
+    }
+    assert Bug("no").document() == {"ok": False, "reason": None, "message": "no", "next_step": None}
+
+
 def test_a_reason_brings_its_next_step_unless_the_error_knows_better() -> None:
     assert Unavailable("no", reason=Reason.DISK_FULL).next_step == Reason.DISK_FULL.next_step
     assert Corrupt("no", reason=Reason.DAMAGE, next_step="Do this").next_step == "Do this"
