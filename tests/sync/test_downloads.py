@@ -50,7 +50,7 @@ def test_twenty_cuts_cost_only_what_was_in_flight(stand: Stand, publisher: Publi
     for _ in range(20):
         gate.let_through(8)
         stand.until(gate.is_quiet, "all answers have arrived, and no more is asked for")
-        stand.wire.cut()
+        stand.link.cut()
     gate.let_through(10_000)
     stand.until(lambda: stand.runtime.offered == [digest], "it is offered to the end", 40.0)
     sizes = [len(raw) for (kind, _), raw in stand.coordinator.things.items() if kind is Kind.CHUNK]
@@ -192,7 +192,7 @@ def test_an_assignment_does_not_wait_behind_a_download_on_a_slow_link(stand: Sta
     digest = published(stand, publisher, 3 * limits.MIB)
     stand.start().connected()
     stand.until(lambda: stand.runtime.taken, "the metadata is refreshed")
-    stand.wire.bytes_s_max = 512 * limits.KIB
+    stand.link.bytes_per_s = 512 * limits.KIB
     stand.runtime.want(digest, "1.0.0")
     stand.until(lambda: len(stand.coordinator.asked_for(Kind.CHUNK)) > 16, "the link is busy")
     stand.coordinator.say(topics.ASSIGNMENT, b"go back")

@@ -51,17 +51,17 @@ def test_a_wrong_password_is_told_and_the_right_one_is_taken_without_a_restart(s
 
 
 def test_a_broker_that_is_away_is_waited_for(stand: Stand) -> None:
-    stand.wire.close()
+    stand.link.go_away()
     stand.start()
     stand.until(lambda: len(stand.runtime.links) > 5, "it tries again and again")
     assert not any(up for up, _ in stand.runtime.links)
-    stand.wire.restore()
+    stand.link.come_back()
     stand.connected()
 
 
 def test_a_broker_that_does_not_answer_is_given_up_and_tried_again(stand: Stand) -> None:
     with socket.create_server(("127.0.0.1", 0)) as deaf:
-        stand.wire.address = f"127.0.0.1:{deaf.getsockname()[1]}"
+        stand.link.address = f"127.0.0.1:{deaf.getsockname()[1]}"
         stand.start()
         first, _ = deaf.accept()
         with first:
@@ -76,7 +76,7 @@ def test_sigterm_ends_it_at_once_with_and_without_a_broker(stand: Stand) -> None
     began_s = time.monotonic()
     stand.kill(signal.SIGTERM)
     with socket.create_server(("127.0.0.1", 0)) as deaf:
-        stand.wire.address = f"127.0.0.1:{deaf.getsockname()[1]}"
+        stand.link.address = f"127.0.0.1:{deaf.getsockname()[1]}"
         stand.start()
         deaf.accept()
         stand.kill(signal.SIGTERM)
@@ -133,7 +133,7 @@ def test_a_broker_with_certificates_is_spoken_to_with_ones_own(
     ca_file = (authority if ours else stranger).folder / "ca.pem"
     certificate, key = (authority if theirs else stranger).issue(DEVICE)
     with Broker(authority.folder, certificates=True) as broker:
-        stand.wire.address = broker.address
+        stand.link.address = broker.address
         stand.start("--ca-file", str(ca_file), "--cert-file", str(certificate), "--key-file", str(key))
         stand.until(lambda: stand.runtime.links, "it connects or says why not")
         connected, detail = stand.runtime.links[0]

@@ -99,7 +99,7 @@ def test_a_refresh_that_stops_half_way_hands_over_what_was_verified(
     came = {role: getattr(evidence, role) for role in expected}
     assert stand.runtime.taken[0] == MetadataFiles(tuple(authority.roots), **came)
     stand.coordinator.gate = lambda _get: 200
-    stand.wire.cut()
+    stand.link.cut()
     stand.until(lambda: stand.runtime.taken[-1] == whole(evidence), "the rest follows with the next connection")
 
 
@@ -126,7 +126,7 @@ def test_what_a_stranger_signed_is_not_handed_over(stand: Stand) -> None:
         "`edge-agent status` shows why",
     )
     serve(stand, authority, authority.evidence(manifest_raw()))
-    stand.wire.cut()
+    stand.link.cut()
     stand.until(
         lambda: stand.runtime.links[-1] == (True, "") and stand.runtime.taken[-1].targets, "and that it is over"
     )
@@ -184,7 +184,7 @@ def test_a_cut_in_the_middle_of_a_refresh_is_made_up_for_at_the_next_connection(
         if get.name != "1.targets.json" or cuts:
             return 200
         cuts.append(get)
-        stand.wire.cut()
+        stand.link.cut()
         return None
 
     stand.coordinator.gate = gate
@@ -201,7 +201,7 @@ def test_one_connection_is_one_refresh(stand: Stand) -> None:
         if connections == 1:
             stand.start()
         else:
-            stand.wire.cut()
+            stand.link.cut()
         stand.until(lambda: len(stand.runtime.taken) == connections, "it is refreshed")  # noqa: B023
     stand.runtime.report()
     stand.until(lambda: stand.coordinator.heard["reports"], "something else was done meanwhile")

@@ -128,7 +128,7 @@ def test_a_token_that_is_put_there_later_is_used_without_a_restart(
     stand.until(lambda: stand.runtime.offered == [first], "it is offered to the end")
     assert "http_token_file" in stand.log(100) and not http.asked
     (stand.folder / "token").write_text(TOKEN)
-    stand.wire.bytes_s_max = limits.MIB
+    stand.link.bytes_per_s = limits.MIB
     stand.runtime.want(published(stand, publisher, 20 * limits.MIB, "1.1.0", 11), "1.1.0")
     stand.until(lambda: http.served, "it is asked with the token that is there now", 30.0)
 
@@ -167,7 +167,7 @@ def test_http_is_taken_again_once_it_works(stand: Stand, publisher: Publisher, h
     tries = len(http.asked)
     http.fault = lambda _get: None
     second = published(stand, publisher, 20 * limits.MIB, "1.1.0", 11)
-    stand.wire.bytes_s_max = limits.MIB
+    stand.link.bytes_per_s = limits.MIB
     stand.runtime.want(second, "1.1.0")
     stand.until(lambda: len(http.served) > 4, "the second one goes over to HTTP", 30.0)
     stand.until(lambda: stand.runtime.offered == [first, second], "it is offered to the end")
@@ -182,7 +182,7 @@ def test_a_download_over_http_goes_on_while_the_broker_is_away(
     stand.runtime.want(digest, "1.0.0")
     start(stand, http.url)
     stand.connected()
-    stand.wire.close()
+    stand.link.go_away()
     stand.until(lambda: stand.runtime.links and not stand.runtime.links[-1][0], "the broker is away")
     http.open.set()
     stand.until(lambda: stand.runtime.offered == [digest], "it is offered to the end")
@@ -197,7 +197,7 @@ def test_http_that_comes_back_while_the_broker_is_away_is_enough(
     stand.runtime.want(digest, "1.0.0")
     start(stand, http.url)
     stand.connected()
-    stand.wire.close()
+    stand.link.go_away()
     stand.until(lambda: stand.runtime.links and not stand.runtime.links[-1][0], "the broker is away")
     http.fault = broken
     http.open.set()
