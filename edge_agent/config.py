@@ -17,6 +17,7 @@ from msgspec import Meta, Struct, field
 from edge_agent.contract.errors import Rejected
 from edge_agent.contract.limits import MODELS_PER_DEVICE_MAX
 from edge_agent.contract.manifest import DeviceId, Label, Name
+from edge_agent.contract.policy import Policy
 
 Seconds = Annotated[float, Meta(ge=0, le=30 * 86400)]
 Duration = Annotated[float, Meta(gt=0, le=30 * 86400)]
@@ -33,13 +34,18 @@ class Serving(Struct, frozen=True, forbid_unknown_fields=True):
     insecure: bool = False
 
 
-class ModelSettings(Struct, frozen=True, forbid_unknown_fields=True):
-    """[models.NAME]: one slot. factory: path of the read-only factory snapshot (`edge-agent factory`)."""
+class ModelSettings(Policy, frozen=True, forbid_unknown_fields=True):
+    """[models.NAME]: one slot, with the policy for its updates (`contract.policy`; its defaults are `core.rules`').
+
+    factory: path of the read-only factory snapshot (`edge-agent factory`).
+    """
 
     factory: str | None = None
-    probation_s: Seconds = 300.0
-    allow_interface_change: bool = False
     spare: bool = True
+
+    def policy(self) -> Policy:
+        """The policy alone."""
+        return Policy(**{name: getattr(self, name) for name in Policy.__struct_fields__})
 
 
 class EngineSettings(Struct, frozen=True, forbid_unknown_fields=True):

@@ -9,17 +9,8 @@ from msgspec import Meta, Struct
 from edge_agent.contract import canonical, limits
 from edge_agent.contract.errors import Rejected
 from edge_agent.contract.manifest import Count, DeviceId, Label, Name, Sha256, Version
+from edge_agent.contract.policy import Policy
 from edge_agent.contract.reasons import Reason
-
-
-class Policy(Struct, frozen=True):
-    """What an update has to show before it is confirmed; what is left out is as agent.toml says.
-
-    probation_s: wall seconds of serving.
-    """
-
-    probation_s: Annotated[float, Meta(ge=0, le=30 * 86400)] | None = None
-    allow_interface_change: bool | None = None
 
 
 class ModelAssignment(Struct, frozen=True):

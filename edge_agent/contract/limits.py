@@ -63,6 +63,14 @@ BUNDLE_BYTES_MAX = SNAPSHOT_BYTES_MAX + 128 * MIB  # beside the chunks: metadata
 BUNDLE_FORMAT_BYTES_MAX = 64  # the entry that says which format this is
 
 # ---- lifecycle
+SHARE_STEPS_MAX = 8  # each is a minute or so of an update
+STAGE_OVERTIME_S = 3600.0  # a trial that has not seen enough by then, beyond its time, is declined
+CLIMBS_MAX = 6  # of one generation: how often a device goes back by itself to what it had to leave
+CLIMB_PAUSE_FACTOR = 4  # 30 s, 2 min, 8 min, half an hour, 2 h, 8 h
+RETRY_MAX_S = 600.0  # nothing serves: the ladder is tried again this often at least
+UNCLEAN_STARTS_MAX = 3  # of a confirmed snapshot, without STEADY_S between: a device that goes down again and again
+STEADY_S = 600.0  # serving for so long without a restart clears a confirmed snapshot's unclean starts
+REPLAY_PAUSE_S = 1.0  # golden vectors are replayed through a busy worker this often at most
 QUARANTINE_RECORDS_MAX = 32  # per model; the oldest go first
 REFUSALS_TOLD_MAX = 32  # of offers for one model, until one is taken: each is a report and a line in the journal
 REFUSED_OFFERS_MAX = 8  # per model, for the operator's eyes only: a flood must not push out quarantine records

@@ -152,12 +152,6 @@ class Reason(StrEnum):
         "the token, password or key is not one that may do this",
         "Check the token file or the key, and who issued it",
     )
-    NOT_BUILT = (
-        "not_built",
-        Blame.REFUSAL,
-        "this agent's lifecycle does not have that step yet",
-        "Use an agent version whose notes name this step",
-    )
     OUT_OF_ORDER = (
         "out_of_order",
         Blame.REFUSAL,
@@ -197,8 +191,38 @@ class Reason(StrEnum):
     NON_FINITE = (
         "non_finite",
         Blame.QUARANTINE,
-        "the golden vectors gave NaN or infinity where the publisher has numbers",
+        "the model gave NaN or infinity where the publisher or the active model has numbers",
         "Look for missing parameters or an overflow in the exported model",
+    )
+    ERROR_RATE = (
+        "error_rate",
+        Blame.QUARANTINE,
+        "more live requests failed with the candidate than policy allows",
+        "Read the detail in `edge-agent history`; mend the model and publish a new version",
+    )
+    LATENCY = (
+        "latency",
+        Blame.QUARANTINE,
+        "the candidate answers more slowly than policy allows, compared with what served before",
+        "Make the model smaller, or raise latency_ratio_max for this rollout if that is meant",
+    )
+    DISAGREEMENT = (
+        "disagreement",
+        Blame.QUARANTINE,
+        "the candidate decided otherwise than the active model on too many copies of live requests",
+        "Compare both models on recent data; lower agreement_percent_min if the change is meant",
+    )
+    DRIFT = (
+        "drift",
+        Blame.QUARANTINE,
+        "the candidate's decisions are distributed otherwise than those of the active model",
+        "Compare both models on recent data; raise drift_max if the change is meant",
+    )
+    UNCLEAN_STARTS = (
+        "unclean_starts",
+        Blame.QUARANTINE,
+        "the device went down without a clean stop again and again while this candidate was tried",
+        "Look for a lack of memory, heat or power; try it again with a new rollout or `import --retry`",
     )
     PROBATION_CRASH = (
         "probation_crash",
@@ -218,6 +242,12 @@ class Reason(StrEnum):
         Blame.FALLBACK,
         "the workers of a confirmed snapshot crashed on different requests",
         "The device serves an older snapshot; mend the model, publish it, or go back: edge-agent rollback",
+    )
+    RESTART_LOOP = (
+        "restart_loop",
+        Blame.FALLBACK,
+        "the device went down without a clean stop again and again while this confirmed snapshot served",
+        "Look for a lack of memory, heat or power; the device tries the snapshot again a few times by itself",
     )
     LOAD_REFUSED = (
         "load_refused",
@@ -279,6 +309,66 @@ class Reason(StrEnum):
         Blame.DECLINED,
         "whoever offered the snapshot stopped before all its chunks were here",
         "Offer the snapshot again: chunks that arrived are kept for a while and not asked for again",
+    )
+    NO_EVIDENCE = (
+        "no_evidence",
+        Blame.DECLINED,
+        "the trial did not see enough answers of the candidate within its time",
+        "Look for workers that do not stay up (`edge-agent history`), then offer the snapshot again",
+    )
+    PINNED = (
+        "pinned",
+        Blame.DECLINED,
+        "an operator has pinned this model on the device",
+        "Unpin it on the device with `edge-agent unpin`, or start a new rollout of the model",
+    )
+    OTHER_UPDATE = (
+        "other_update",
+        Blame.DECLINED,
+        "another model of this device is being updated",
+        "Nothing to do: it is taken when the other update has ended",
+    )
+    DISK_SHORT = (
+        "disk_short",
+        Blame.DECLINED,
+        "less disk space is free than the device keeps for itself",
+        "Free space in the state folder's file system, or lower [updates] disk_free_min_bytes",
+    )
+    MEMORY_SHORT = (
+        "memory_short",
+        Blame.DECLINED,
+        "less memory is free than an update needs beside what serves",
+        "End what else uses memory, or lower [updates] memory_free_min_bytes",
+    )
+    LOW_BATTERY = (
+        "low_battery",
+        Blame.DECLINED,
+        "the battery holds less than [updates] battery_min_percent and is not being charged",
+        "Nothing to do: it is taken when the battery is charged",
+    )
+    ON_BATTERY = (
+        "on_battery",
+        Blame.DECLINED,
+        "the device runs on battery, and [updates] mains_only is set",
+        "Nothing to do: it is taken when mains power is back",
+    )
+    POWER_MODE = (
+        "power_mode",
+        Blame.DECLINED,
+        "the device is in a power mode in which [updates] power_modes allows no update",
+        "Nothing to do: it is taken when the power mode has changed",
+    )
+    TOO_HOT = (
+        "too_hot",
+        Blame.DECLINED,
+        "the device is hotter than [updates] temperature_max_c",
+        "Nothing to do if it cools down; else look at fans, dust and sunlight",
+    )
+    OUTSIDE_WINDOW = (
+        "outside_window",
+        Blame.DECLINED,
+        "it is outside the maintenance window of this device",
+        "Nothing to do: it is taken when [updates] window opens",
     )
     PLANNING_STOPPED = (
         "planning_stopped",

@@ -27,6 +27,7 @@ class ReportKind(StrEnum):
     DAMAGE = "damage"  # stored bytes were found damaged
     REPAIRED = "repaired"
     POISON = "poison"  # a request that ended two workers
+    OPERATOR = "operator"  # somebody on the device rolled back, pinned or unpinned
 
 
 class Report(Struct, frozen=True):

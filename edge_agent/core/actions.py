@@ -39,14 +39,26 @@ class KeepWorkers(Action):
 
 
 @dataclass(frozen=True, slots=True)
-class Route(Action):
-    """Level-triggered: requests go to the workers of this snapshot (None: answer 503 with the reason).
+class Share:
+    """Of the live requests so many percent go to this candidate; 0: none, it gets copies of them."""
 
-    Answered with Routed once the front has switched.
+    digest: str
+    percent: int
+
+
+@dataclass(frozen=True, slots=True)
+class Route(Action):
+    """Level-triggered: requests go to the workers of this snapshot (None: answer 503 with the reason), but for the
+    candidate's share of them.
+
+    Answered with Routed once the front has switched, and with TrialRouted when there is a share. watched: answers are
+    counted, and told as Observed.
     """
 
     digest: str | None
     reason: Reason | None
+    share: Share | None = None
+    watched: bool = False
     safety: ClassVar[bool] = True
 
 

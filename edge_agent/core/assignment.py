@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from edge_agent.contract.reasons import Reason
 from edge_agent.core import events as ev
-from edge_agent.core.candidate import give_way, interface_refusal, is_repair
+from edge_agent.core.candidate import declined, give_way, interface_refusal, is_repair
 from edge_agent.core.serving import Refusal, make_wanted, offer_refused
 from edge_agent.core.state import Assigned, Candidate, Known, ModelState, Moment, Phase
 
@@ -29,49 +29,58 @@ def assignment_taken(state: ModelState, event: ev.AssignmentTaken, now: Moment) 
     A later generation is an operator's new intent: what failed here may be tried again, and what somebody chose on the
     device no longer holds.
     """
-    wish = Assigned(
-        event.digest,
-        event.version,
-        event.epoch,
-        event.generation,
-        event.probation_s,
-        event.allow_interface_change,
-    )
+    wish = Assigned(event.digest, event.version, event.epoch, event.generation, event.policy)
     before = state.assigned
     if before is not None and wish.order < before.order:
         return Refusal(
             Reason.STALE_ASSIGNMENT,
             f"{state.model}: epoch and generation {wish.order} are lower than {before.order}, which was taken",
         )
-    newer = before is None or wish.order > before.order
-    state = replace(
-        state,
-        assigned=wish,
-        held=state.held and not newer,
-        generation=state.generation + 1 if newer else state.generation,
-    )
-    return state if state.held else _pursue(state, wish, now)
+    if before is None or wish.order > before.order:
+        state = replace(state, held=False, pinned=False, generation=state.generation + 1, climbs=0)
+    state = replace(state, assigned=wish)
+    return state if state.held else pursue(state, wish, now)
 
 
-def _pursue(state: ModelState, wish: Assigned, now: Moment) -> ModelState:
+def conditions_seen(state: ModelState, event: ev.ConditionsSeen, now: Moment) -> ModelState:
+    """The device can take updates again, or cannot now: what is under way goes on, what waits may begin."""
+    if event.not_now == state.not_now:
+        return state
+    state = replace(state, not_now=event.not_now)
+    return pursue(state, state.assigned, now) if state.assigned and not state.held else state
+
+
+def pursue(state: ModelState, wish: Assigned, now: Moment) -> ModelState:
     """Go for the assigned snapshot by the shortest way that proves it here."""
-    if state.is_quarantined(wish.digest) or (state.candidate and state.candidate.digest == wish.digest):
+    candidate = state.candidate
+    waits = candidate is None or candidate.digest != wish.digest or candidate.phase is Phase.ASSIGNED
+    if state.is_quarantined(wish.digest) or not waits:
         return state
     known = state.find(wish.digest)
     if known is None:
         awaited = Known(wish.digest, wish.version, release=0, interface="")
-        return _as_candidate(state, awaited, Phase.ASSIGNED, now)
+        return _told_if_not_now(_as_candidate(state, awaited, Phase.ASSIGNED, now), now)
     refusal = interface_refusal(state, known)
     if refusal is not None:
         refused = ev.OfferRefused(state.model, known.digest, known.version, refusal.reason, refusal.text)
         return offer_refused(state, refused, now)
     if known.is_settled or known.digest == state.active:
         return make_wanted(give_way(state), known, None, now)
-    return _as_candidate(state, known, Phase.ASSIGNED if known.damaged else Phase.RECEIVED, now)
+    if known.damaged or state.not_now is not None:
+        return _told_if_not_now(_as_candidate(state, known, Phase.ASSIGNED, now), now)
+    return _as_candidate(state, known, Phase.RECEIVED, now)
 
 
 def _as_candidate(state: ModelState, snapshot: Known, phase: Phase, now: Moment) -> ModelState:
+    candidate = state.candidate
+    if candidate is not None and (candidate.digest, candidate.phase) == (snapshot.digest, phase):
+        return state
     return replace(give_way(state), candidate=Candidate(snapshot, phase, now.unix_ms, previous=state.active))
+
+
+def _told_if_not_now(state: ModelState, now: Moment) -> ModelState:
+    """It waits for better conditions, and whoever looks is told which."""
+    return state if state.not_now is None else declined(state, state.not_now, state.not_now.log_line, now)
 
 
 def wants(state: ModelState) -> tuple[Want, ...]:
@@ -79,7 +88,9 @@ def wants(state: ModelState) -> tuple[Want, ...]:
     found = []
     wish = state.assigned
     if wish is not None and not state.held and _has_to_come(state, wish.digest):
-        found.append(Want(state.model, wish.digest, wish.version, repair=is_repair(state, wish.digest)))
+        repair = is_repair(state, wish.digest)
+        if repair or state.not_now is None:
+            found.append(Want(state.model, wish.digest, wish.version, repair=repair))
     found += [
         Want(state.model, known.digest, known.version, repair=True)
         for known in state.known

@@ -5,9 +5,11 @@ from __future__ import annotations
 from edge_agent.contract.reasons import Reason
 from edge_agent.contract.report import ReportKind
 from edge_agent.core import events as ev
-from edge_agent.core.actions import Action, DropOffer, KeepWorkers, Route, Tell, Verify
+from edge_agent.core.actions import Action, DropOffer, KeepWorkers, Route, Share, Tell, Verify
 from edge_agent.core.ladder import last_good
 from edge_agent.core.state import ModelState, Phase, Quarantine, RefusedOffer
+
+_WISHES = (ev.OfferBegun, ev.RollbackAsked, ev.PinAsked, ev.UnpinAsked, ev.AssignmentTaken, ev.ConditionsSeen)
 
 
 def effects(old: ModelState, new: ModelState, event: ev.Event) -> tuple[Action, ...]:
@@ -39,7 +41,8 @@ def wanted_workers(state: ModelState) -> tuple[str, ...]:
         wishes.append(state.active)
     if state.raising is not None:
         wishes.append(state.raising)
-    if state.candidate is not None and state.phase is Phase.VERIFIED and state.candidate.digest not in wishes:
+    loaded = state.phase is Phase.VERIFIED or state.in_trial
+    if state.candidate is not None and loaded and state.candidate.digest not in wishes:
         wishes.append(state.candidate.digest)
     spare = _spare(state)
     return (*wishes, spare) if spare is not None else tuple(wishes)
@@ -66,21 +69,27 @@ def _spare(state: ModelState) -> str | None:
 
 def _route(state: ModelState) -> Route:
     """While a rung is brought up requests already wait for it, so that its interface checks them."""
-    return Route(state.model, state.active or state.raising, state.fallback_reason)
+    share = None
+    if state.candidate and state.candidate.share_percent is not None and state.active is not None:
+        share = Share(state.candidate.digest, state.candidate.share_percent)
+    watched = share is not None or state.phase is Phase.PROBATION
+    return Route(state.model, state.active or state.raising, state.fallback_reason, share, watched)
 
 
-def _candidate_step(state: ModelState) -> tuple[str, Phase] | None:
-    return (state.candidate.digest, state.candidate.phase) if state.candidate else None
+def _candidate_step(state: ModelState) -> tuple[str, Phase, int | None] | None:
+    candidate = state.candidate
+    return (candidate.digest, candidate.phase, candidate.share_percent) if candidate else None
 
 
 def _told(old: ModelState, new: ModelState, event: ev.Event) -> list[Tell]:
     """Facts for the journal and the outbox: every change that an operator would want to read later."""
-    asked = isinstance(event, ev.OfferBegun | ev.RollbackAsked | ev.AssignmentTaken)
+    asked = isinstance(event, _WISHES)
     superseded = _told_of_superseded(old, new) if asked else []
     return [
         *_told_of_damage(old, new),
         *_told_of_records(old, new),
         *_told_of_wish(old, new),
+        *_told_of_choice(old, new, event),
         *superseded,
         *_told_of_steps(old, new),
     ]
@@ -93,6 +102,18 @@ def _told_of_wish(old: ModelState, new: ModelState) -> list[Tell]:
         return []
     detail = f"epoch {wish.epoch}, generation {wish.generation}"
     return [Tell(new.model, ReportKind.ASSIGNED, wish.digest, wish.version, detail=detail)]
+
+
+def _told_of_choice(old: ModelState, new: ModelState, event: ev.Event) -> list[Tell]:
+    """Somebody on the device chose, or took that back."""
+    words = {ev.RollbackAsked: "rolled back", ev.PinAsked: "pinned", ev.UnpinAsked: "unpinned"}
+    word = words.get(type(event))
+    before, after = ((one.wanted, one.held, one.pinned, one.generation) for one in (old, new))
+    if word is None or before == after:
+        return []
+    wanted = new.find(new.wanted)
+    version = wanted.version if wanted else None
+    return [Tell(new.model, ReportKind.OPERATOR, new.wanted, version, reason=Reason.OPERATOR, detail=word)]
 
 
 def _told_of_superseded(old: ModelState, new: ModelState) -> list[Tell]:
@@ -134,12 +155,13 @@ def _told_of_steps(old: ModelState, new: ModelState) -> list[Tell]:
     """A candidate's phases, its confirmation, and what serves."""
     told: list[Tell] = []
     if new.candidate and _candidate_step(old) != _candidate_step(new):
-        snapshot = new.candidate.snapshot
-        told.append(Tell(new.model, ReportKind.PHASE, snapshot.digest, snapshot.version, phase=new.phase.value))
+        snapshot, detail = new.candidate.snapshot, _share_in_words(new.candidate.share_percent)
+        phase = new.phase.value
+        told.append(Tell(new.model, ReportKind.PHASE, snapshot.digest, snapshot.version, phase=phase, detail=detail))
     if old.candidate and _is_confirmed(new, old.candidate.digest) and not _is_confirmed(old, old.candidate.digest):
         snapshot = old.candidate.snapshot
         told.append(Tell(new.model, ReportKind.PHASE, snapshot.digest, snapshot.version, phase="confirmed"))
-    if (old.active, old.status, old.fallback_reason) != (new.active, new.status, new.fallback_reason):
+    if _serving_facts(old) != _serving_facts(new):
         active = new.find(new.active)
         version = active.version if active else None
         told.append(
@@ -153,6 +175,17 @@ def _told_of_steps(old: ModelState, new: ModelState) -> list[Tell]:
             )
         )
     return told
+
+
+def _serving_facts(state: ModelState) -> tuple[object, ...]:
+    """What of serving is worth a line; that the ladder is tried again and again while nothing serves is not."""
+    return state.active, state.fallback_reason, state.status if state.active else None
+
+
+def _share_in_words(share_percent: int | None) -> str:
+    if share_percent is None:
+        return ""
+    return f"share {share_percent} %" if share_percent else "shadow"
 
 
 def _is_confirmed(state: ModelState, digest: str) -> bool:

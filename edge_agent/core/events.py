@@ -6,10 +6,12 @@ device already, and the operator's way back. What is only asked for (an offer) i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
+from edge_agent.contract.policy import Policy
 from edge_agent.contract.reasons import Reason
+from edge_agent.contract.tally import Tally
 from edge_agent.core.state import Known, LiveWorker, Settings
 
 
@@ -23,7 +25,10 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Booted(Event):
-    """The runtime started: the snapshots that verify in the store, and the workers found alive."""
+    """The runtime started: the snapshots that verify in the store, and the workers found alive.
+
+    Whether its predecessor stopped cleanly the saved state says (`Stopping`).
+    """
 
     settings: Settings
     known: tuple[Known, ...]
@@ -133,6 +138,24 @@ class Routed(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class TrialRouted(Event):
+    """The front sends copies (percent 0) or so many percent of the live requests to this candidate."""
+
+    digest: str
+    percent: int
+    safety: ClassVar[bool] = True
+
+
+@dataclass(frozen=True, slots=True)
+class Observed(Event):
+    """What was seen of this snapshot's answers since the last such event."""
+
+    digest: str
+    tally: Tally
+    safety: ClassVar[bool] = True
+
+
+@dataclass(frozen=True, slots=True)
 class DamageFound(Event):
     """Stored bytes of a known snapshot are not what was written."""
 
@@ -161,6 +184,37 @@ class RollbackAsked(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class PinAsked(Event):
+    """The operator on the device wants this version (None: what serves now) and nothing new."""
+
+    version: str | None
+    safety: ClassVar[bool] = True
+
+
+@dataclass(frozen=True, slots=True)
+class UnpinAsked(Event):
+    """The operator on the device takes a pin, and any other choice of the device's own, back."""
+
+    safety: ClassVar[bool] = True
+
+
+@dataclass(frozen=True, slots=True)
+class MinimumStated(Event):
+    """Verified metadata of the publisher states this minimum policy for the model."""
+
+    minimum: Policy
+    safety: ClassVar[bool] = True
+
+
+@dataclass(frozen=True, slots=True)
+class ConditionsSeen(Event):
+    """Whether the device can take an update now (None), or why not."""
+
+    not_now: Reason | None
+    safety: ClassVar[bool] = True
+
+
+@dataclass(frozen=True, slots=True)
 class Forgotten(Event):
     """Retention removed this snapshot from the store."""
 
@@ -176,7 +230,7 @@ class Woke(Event):
 
 @dataclass(frozen=True, slots=True)
 class AssignmentTaken(Event):
-    """The coordinator's signed wish for this slot, of this epoch and generation; a policy that is None is not its own.
+    """The coordinator's signed wish for this slot, of this epoch and generation, with the policy for it.
 
     A matter of safety: what is on the disk already is gone back to also when the disk cannot be written.
     """
@@ -185,21 +239,19 @@ class AssignmentTaken(Event):
     version: str
     epoch: int
     generation: int
-    probation_s: float | None = None
-    allow_interface_change: bool | None = None
+    policy: Policy = field(default_factory=Policy)
     safety: ClassVar[bool] = True
 
 
 @dataclass(frozen=True, slots=True)
-class TrialJudged(Event):
-    """The comparison of candidate and active during a trial has an outcome."""
+class Stopping(Event):
+    """The runtime was asked to end, and ends."""
 
-    digest: str
-    passed: bool
+    safety: ClassVar[bool] = True
 
 
 EVENT_TYPES: tuple[type[Event], ...] = (
     Booted, OfferBegun, OfferCompleted, OfferAbandoned, OfferRefused, VerifyPassed, VerifyFailed, WorkerUp,
-    BringUpFailed, WorkerDied, WorkerCrashed, Routed, DamageFound, Repaired, RollbackAsked, Forgotten, Woke,
-    AssignmentTaken, TrialJudged,
+    BringUpFailed, WorkerDied, WorkerCrashed, Routed, TrialRouted, Observed, DamageFound, Repaired, RollbackAsked,
+    PinAsked, UnpinAsked, MinimumStated, ConditionsSeen, Forgotten, Woke, AssignmentTaken, Stopping,
 )  # fmt: skip

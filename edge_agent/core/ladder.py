@@ -1,11 +1,13 @@
 """The fallback ladder: which snapshots may serve, in which order; bringing one up is the runtime's work.
 
-Order after activation: wanted → last good → older confirmed, newest first → factory. Damaged and quarantined snapshots,
+Order after activation: wanted → last good → older confirmed, newest first → factory; those with which the device went
+down again and again come last. Damaged and quarantined snapshots,
 and those that refused to come up in this descent, are no rungs. No rung crosses an interface unless policy says so.
 """
 
 from __future__ import annotations
 
+from edge_agent.contract import limits
 from edge_agent.core.state import Known, ModelState
 
 
@@ -31,12 +33,14 @@ def rungs(state: ModelState) -> tuple[str, ...]:
     )
     order = ([wanted] if wanted else []) + confirmed + unconfirmed + factory
     interface = wanted.interface if wanted else (order[0].interface if order else "")
-    digests = [
-        known.digest
+    usable = [
+        known
         for known in order
-        if _is_usable(state, known) and (state.in_force.allow_interface_change or known.interface == interface)
+        if _is_usable(state, known) and (state.rules.allow_interface_change or known.interface == interface)
     ]
-    return tuple(dict.fromkeys(digests))
+    # The last resort: one with which the device goes down again and again is better than none.
+    steady_first = sorted(usable, key=lambda known: known.unclean_starts > limits.UNCLEAN_STARTS_MAX)
+    return tuple(dict.fromkeys(known.digest for known in steady_first))
 
 
 def next_rung(state: ModelState) -> str | None:

@@ -1,6 +1,7 @@
 """The lifecycle of one model slot: two total tables and `decide`, the one function that the runtime asks.
 
-The tables say which handler answers an event in which phase; handlers live in `candidate`, `serving` and `recovery`;
+The tables say which handler answers an event in which phase; handlers live in `candidate`, `trial`, `assignment`,
+`choices`, `serving` and `recovery`; what holds after each of them is `upkeep`'s;
 what has to be done about a change is derived from (old, new) in `effects`, so that no handler can forget it.
 
 Events about the candidate's digest, and all offer events, go by the candidate table (phase x event); all others go
@@ -14,13 +15,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from edge_agent.contract.reasons import Reason
-from edge_agent.core import assignment, recovery, serving
+from edge_agent.core import assignment, choices, recovery, serving, trial
 from edge_agent.core import candidate as cand
 from edge_agent.core import events as ev
 from edge_agent.core.actions import Action
 from edge_agent.core.effects import effects
 from edge_agent.core.serving import Refusal
 from edge_agent.core.state import ModelState, Moment, Phase, Status
+from edge_agent.core.upkeep import kept_up
 
 Handler = Callable[[ModelState, Any, Moment], ModelState | Refusal]
 Cell = Handler | Reason
@@ -37,7 +39,6 @@ class Step:
 
 _EARLY = (Phase.NONE, Phase.ASSIGNED, Phase.FETCHING)
 _LATE = Reason.OUT_OF_ORDER
-_UNBUILT = Reason.NOT_BUILT
 
 
 def _candidate_row(phase: Phase) -> dict[type[ev.Event], Cell]:
@@ -45,21 +46,21 @@ def _candidate_row(phase: Phase) -> dict[type[ev.Event], Cell]:
     N, A, F, R, V, P, T, B = Phase  # noqa: N806 - columns of a table, as narrow as they can be
     columns: dict[type[ev.Event], dict[Phase, Cell]] = {
         ev.OfferBegun: {N: cand.offer_begun, F: cand.offer_resumed, R: cand.offer_while_busy, V: cand.offer_while_busy,
-                        P: cand.offer_while_busy, B: cand.offer_begun, A: cand.offer_begun, T: _UNBUILT},
+                        P: cand.offer_while_busy, T: cand.offer_in_trial, B: cand.offer_begun, A: cand.offer_begun},
         ev.OfferCompleted: {F: cand.offer_completed},
         ev.OfferAbandoned: {F: cand.offer_abandoned},
         ev.VerifyPassed: {R: cand.verify_passed},
         ev.VerifyFailed: {R: cand.verify_failed},
-        ev.WorkerUp: {R: serving.remember_worker, V: cand.worker_up_proves, P: serving.remember_worker, T: _UNBUILT,
-                      B: cand.worker_up_again},
-        ev.BringUpFailed: {R: cand.bring_up_failed, V: cand.bring_up_failed, P: cand.bring_up_failed, T: _UNBUILT,
-                           B: cand.bring_up_failed},
-        ev.WorkerDied: {**dict.fromkeys((A, F, R, V, P, B), serving.worker_died), T: _UNBUILT},
-        ev.WorkerCrashed: {R: serving.note_crash, V: serving.note_crash, P: cand.worker_crashed, T: _UNBUILT,
-                           B: cand.worker_crashed},
-        ev.Routed: {R: serving.routed, P: cand.routed, T: _UNBUILT, B: serving.routed},
-        ev.AssignmentTaken: {**dict.fromkeys(Phase, assignment.assignment_taken), T: _UNBUILT},
-        ev.TrialJudged: {T: _UNBUILT},
+        ev.WorkerUp: {R: serving.remember_worker, V: cand.worker_up_proves, P: serving.remember_worker,
+                      T: serving.remember_worker, B: cand.worker_up_again},
+        ev.BringUpFailed: dict.fromkeys((R, V, P, T, B), cand.bring_up_failed),
+        ev.WorkerDied: dict.fromkeys((A, F, R, V, P, T, B), serving.worker_died),
+        ev.WorkerCrashed: {R: serving.note_crash, V: serving.note_crash, P: cand.worker_crashed,
+                           T: cand.worker_crashed, B: cand.worker_crashed},
+        ev.Routed: {R: serving.routed, P: cand.routed, T: serving.routed, B: serving.routed},
+        ev.TrialRouted: dict.fromkeys((P, T), trial.trial_routed),
+        ev.Observed: dict.fromkeys(Phase, cand.observed),
+        ev.AssignmentTaken: dict.fromkeys(Phase, assignment.assignment_taken),
         ev.Woke: dict.fromkeys(Phase, cand.woke),
     }  # fmt: skip
     return {event_type: cells.get(phase, _LATE) for event_type, cells in columns.items()}
@@ -78,7 +79,12 @@ def _serving_row(status: Status) -> dict[type[ev.Event], Cell]:
         ev.Routed: serving.routed if status in (Status.UP, Status.CHANGING) else _LATE,
         ev.DamageFound: serving.damage_found,
         ev.Repaired: serving.repaired,
-        ev.RollbackAsked: serving.rollback_asked,
+        ev.RollbackAsked: choices.rollback_asked,
+        ev.PinAsked: choices.pin_asked,
+        ev.UnpinAsked: choices.unpin_asked,
+        ev.MinimumStated: serving.minimum_stated,
+        ev.ConditionsSeen: assignment.conditions_seen,
+        ev.Stopping: recovery.stopping,
         ev.OfferRefused: serving.offer_refused,
         ev.Forgotten: serving.forgotten,
     }
@@ -109,5 +115,5 @@ def decide(state: ModelState, event: ev.Event, now: Moment) -> Step:
     outcome = cell(state, event, now)
     if isinstance(outcome, Refusal):
         return Step(state, (), outcome)
-    outcome = cand.watch_unconfirmed(outcome, now)
+    outcome = kept_up(outcome, now)
     return Step(outcome, effects(state, outcome, event))

@@ -22,9 +22,11 @@ from edge_agent.core.state import (
     RefusedOffer,
     Status,
     with_damage,
+    with_known,
 )
 
 CRASH_LOOP_DETAIL = "workers crashed on different requests"
+GOLDEN_VECTOR = "golden vector"  # the fingerprint of a replayed one, whose evidence needs no second request
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,7 @@ def serve(state: ModelState, digest: str, now: Moment) -> ModelState:
         fallback_reason=None if at_goal else state.fallback_reason,
         refused_rungs=() if at_goal else state.refused_rungs,
         retry_at_s=None if at_goal else state.retry_at_s,
+        retries=0,
     )
 
 
@@ -70,7 +73,8 @@ def descend(state: ModelState, reason: Reason, now: Moment) -> ModelState:
             active=None,
             raising=None,
             fallback_reason=Reason.LADDER_EXHAUSTED,
-            retry_at_s=now.monotonic_s + state.settings.retry_s,
+            retry_at_s=now.monotonic_s + retry_pause_s(state),
+            retries=state.retries + 1,
         )
     stepped = replace(
         state,
@@ -81,6 +85,11 @@ def descend(state: ModelState, reason: Reason, now: Moment) -> ModelState:
         fallbacks=state.fallbacks + (1 if state.active is not None else 0),
     )
     return bring_up(stepped, target, now)
+
+
+def retry_pause_s(state: ModelState) -> float:
+    """Seconds until an exhausted ladder is tried again: retry_s, doubling to RETRY_MAX_S."""
+    return float(min(state.settings.retry_s * 2 ** min(state.retries, 16), limits.RETRY_MAX_S))
 
 
 def quarantine(state: ModelState, digest: str, version: str, reason: Reason, detail: str, now: Moment) -> ModelState:
@@ -125,7 +134,6 @@ def _rung_refused(state: ModelState, event: ev.BringUpFailed, now: Moment) -> Mo
         raising=None,
         wanted=wanted,
         fallback_reason=None if wanted == state.active else _fallback_reason(event.reason),
-        retry_at_s=None if wanted == state.active else now.monotonic_s + state.settings.retry_s,
     )
 
 
@@ -155,9 +163,12 @@ def note_crash(state: ModelState, event: ev.WorkerCrashed, now: Moment) -> Model
 
 
 def is_crash_loop(state: ModelState, digest: str) -> bool:
-    """Whether the crashes in the window, by at least two different requests, speak against the snapshot itself."""
+    """Whether the crashes in the window, by at least two different requests or golden vectors, speak against the
+    snapshot itself.
+    """
     fingerprints = [crash.fingerprint for crash in state.crashes if crash.digest == digest]
-    return len(fingerprints) >= limits.CRASH_EVIDENCE_MIN and len(set(fingerprints)) >= 2
+    enough = len(fingerprints) >= limits.CRASH_EVIDENCE_MIN
+    return enough and (len(set(fingerprints)) >= 2 or GOLDEN_VECTOR in fingerprints)
 
 
 def worker_crashed(state: ModelState, event: ev.WorkerCrashed, now: Moment) -> ModelState:
@@ -202,30 +213,14 @@ def climb(state: ModelState, now: Moment) -> ModelState:
     best = next_rung(state)
     if best is None or best in (state.active, state.raising) or state.status is Status.RAISING:
         return state
-    if state.active is not None and (best != state.wanted or state.candidate_is_active):
+    if state.active is not None and (best != state.wanted or state.candidate_is_active or state.in_trial):
         return state
     return bring_up(state, best, now)
 
 
-def rollback_asked(state: ModelState, event: ev.RollbackAsked, now: Moment) -> ModelState | Refusal:
-    """The operator's hand: an older snapshot becomes the wanted one, and any candidate gives way."""
-    target = last_good(state) if event.version is None else state.find_version(event.version)
-    if target is None:
-        what = "no other confirmed snapshot" if event.version is None else f"no version {event.version}"
-        here = ", ".join(sorted({known.version for known in state.known})) or "none"
-        return Refusal(Reason.UNKNOWN_VERSION, f"{state.model}: {what} is on this device (here: {here})")
-    if target.damaged:
-        return Refusal(Reason.DAMAGE, f"{state.model}@{target.version} is damaged on this device")
-    held = state.assigned is not None and state.assigned.digest != target.digest
-    state = replace(state, generation=state.generation + 1, held=held)
-    return make_wanted(state, target, Reason.OPERATOR, now)
-
-
 def make_wanted(state: ModelState, target: Known, reason: Reason | None, now: Moment) -> ModelState:
     """A snapshot that is here becomes the wanted one, and any candidate gives way; reason: said until it serves."""
-    state = replace(
-        state, candidate=None, probation_ends_s=None, wanted=target.digest, refused_rungs=(), retry_at_s=None
-    )
+    state = replace(state, candidate=None, wanted=target.digest, refused_rungs=(), retry_at_s=None)
     if target.digest == state.active:
         return replace(state, status=Status.UP, raising=None, fallback_reason=None)
     if target.damaged:
@@ -246,6 +241,11 @@ def offer_refused(state: ModelState, event: ev.OfferRefused, now: Moment) -> Mod
     return replace(state, refused_offers=(*others, record)[-limits.REFUSED_OFFERS_MAX :])
 
 
+def minimum_stated(state: ModelState, event: ev.MinimumStated, now: Moment) -> ModelState:
+    """The newest metadata that this device believes replaces what the publisher stated before."""
+    return replace(state, minimum=event.minimum)
+
+
 def forgotten(state: ModelState, event: ev.Forgotten, now: Moment) -> ModelState | Refusal:
     """Retention removed a snapshot; never one that is needed."""
     if event.digest in needed_digests(state):
@@ -264,10 +264,29 @@ def needed_digests(state: ModelState) -> frozenset[str]:
 
 
 def woke(state: ModelState, event: ev.Woke, now: Moment) -> ModelState:
-    """Time to try again what refused to come up."""
+    """Time to try again what refused to come up, or had to be left; and to forget what has been steady since."""
+    if state.steady_at_s is not None and now.monotonic_s >= state.steady_at_s:
+        state = replace(_with_unclean_starts(state, state.active, 0), steady_at_s=None)
     if state.retry_at_s is None or now.monotonic_s < state.retry_at_s:
         return state
     state = replace(state, retry_at_s=None, refused_rungs=())
-    if state.status is Status.DOWN and not rungs(state):
-        return replace(state, retry_at_s=now.monotonic_s + state.settings.retry_s)
-    return climb(state, now)
+    if state.status is Status.DOWN:
+        if not rungs(state):
+            return replace(state, retry_at_s=now.monotonic_s + retry_pause_s(state), retries=state.retries + 1)
+        return climb(state, now)
+    return _climb_back(state, now)
+
+
+def _climb_back(state: ModelState, now: Moment) -> ModelState:
+    """Up again to the wanted snapshot. One more unclean start and it is left again."""
+    wanted = state.find(state.wanted)
+    second_chance = state
+    if wanted is not None and wanted.unclean_starts > limits.UNCLEAN_STARTS_MAX:
+        second_chance = _with_unclean_starts(state, wanted.digest, limits.UNCLEAN_STARTS_MAX)
+    climbed = climb(second_chance, now)
+    return state if climbed == second_chance else replace(climbed, climbs=state.climbs + 1)
+
+
+def _with_unclean_starts(state: ModelState, digest: str | None, count: int) -> ModelState:
+    known = state.find(digest)
+    return with_known(state, replace(known, unclean_starts=count)) if known else state

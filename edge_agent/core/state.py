@@ -3,6 +3,7 @@
 Invariants (checked by `ModelState.fault`, on save and on load):
 - what serves is among the known snapshots, and is not quarantined in the present generation;
 - a digest is known at most once; something is being raised exactly while the status says so;
+- requests go to a candidate in trial only beside an active snapshot;
 - everything that grows is bounded by `contract.limits`.
 """
 
@@ -12,7 +13,10 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from edge_agent.contract import limits
+from edge_agent.contract.policy import Policy
 from edge_agent.contract.reasons import Reason
+from edge_agent.core.judgement import Watch
+from edge_agent.core.rules import Rules, at_least, rules_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +52,10 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """A snapshot whose bytes this device holds. confirmed_unix_ms orders confirmations; 0 = never confirmed."""
+    """A snapshot whose bytes this device holds. confirmed_unix_ms orders confirmations; 0 = never confirmed.
+
+    unclean_starts: of the device while this one served, since it last served steadily.
+    """
 
     digest: str
     version: str
@@ -57,6 +64,7 @@ class Known:
     factory: bool = False
     confirmed_unix_ms: int = 0
     damaged: bool = False
+    unclean_starts: int = 0
 
     @property
     def is_settled(self) -> bool:
@@ -66,12 +74,18 @@ class Known:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """The snapshot that is being brought in. previous: what served before it."""
+    """The snapshot that is being brought in. previous: what served before it.
+
+    share_percent: of live requests during a trial, 0 = copies alone (shadow), None = no trial (yet, or any more).
+    unclean_starts: of the device since this candidate was first loaded.
+    """
 
     snapshot: Known
     phase: Phase
     since_unix_ms: int
     previous: str | None = None
+    share_percent: int | None = None
+    unclean_starts: int = 0
 
     @property
     def digest(self) -> str:
@@ -123,24 +137,22 @@ class LiveWorker:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What agent.toml says about this model slot."""
+    """What agent.toml says about this model slot. retry_s: the first pause before what failed is tried again."""
 
-    probation_s: float = 300.0
-    allow_interface_change: bool = False
+    policy: Policy = field(default_factory=Policy)
     spare: bool = True
-    retry_s: float = 30.0  # how long an exhausted ladder, or a refused climb, waits
+    retry_s: float = 30.0
 
 
 @dataclass(frozen=True, slots=True)
 class Assigned:
-    """The coordinator's wish for this slot, as it was taken last; a policy that is None is as agent.toml says."""
+    """The coordinator's wish for this slot, as it was taken last."""
 
     digest: str
     version: str
     epoch: int
     generation: int
-    probation_s: float | None = None
-    allow_interface_change: bool | None = None
+    policy: Policy = field(default_factory=Policy)
 
     @property
     def order(self) -> tuple[int, int]:
@@ -150,7 +162,12 @@ class Assigned:
 
 @dataclass(frozen=True, slots=True)
 class ModelState:
-    """One model slot. `volatile` facts (live, crashes, deadlines) are rebuilt at every boot."""
+    """One model slot. Volatile facts (see `persistent_part`) are rebuilt at every boot.
+
+    held: somebody on the device chose otherwise than the coordinator; ends with a later generation. pinned: and wants
+    nothing new. minimum: the policy below which the publisher lets nobody go. climbs: ways back of the present
+    generation. clean_stop: the runtime ended because it was asked to.
+    """
 
     model: str
     settings: Settings = field(default_factory=Settings)
@@ -162,18 +179,26 @@ class ModelState:
     fallback_reason: Reason | None = None
     generation: int = 0
     fallbacks: int = 0
+    climbs: int = 0
     known: tuple[Known, ...] = ()
     candidate: Candidate | None = None
     assigned: Assigned | None = None
-    held: bool = False  # somebody on the device chose otherwise; ends with a later generation
+    minimum: Policy = field(default_factory=Policy)
+    held: bool = False
+    pinned: bool = False
+    clean_stop: bool = False
     quarantine: tuple[Quarantine, ...] = ()
     refused_offers: tuple[RefusedOffer, ...] = ()
     declined: RefusedOffer | None = None  # the last candidate that could not be taken now
     refused_rungs: tuple[str, ...] = ()
     live: tuple[LiveWorker, ...] = ()
     crashes: tuple[Crash, ...] = ()
-    probation_ends_s: float | None = None
+    not_now: Reason | None = None  # why the device takes no update at present
+    watch: Watch | None = None
+    stage_ends_s: float | None = None
     retry_at_s: float | None = None
+    retries: int = 0  # in a row, of an exhausted ladder
+    steady_at_s: float | None = None
 
     @property
     def phase(self) -> Phase:
@@ -182,21 +207,23 @@ class ModelState:
 
     @property
     def candidate_is_active(self) -> bool:
-        """Whether requests go to the candidate already (it is proven, or in probation)."""
+        """Whether all requests go to the candidate already (it is proven, or in probation)."""
         return self.candidate is not None and self.candidate.digest == self.active
 
     @property
-    def in_force(self) -> Settings:
-        """The slot's settings, with the assignment's policy in their place while nobody on the device overrode it."""
-        wish = self.assigned
-        if wish is None or self.held:
-            return self.settings
-        allow, probation_s = wish.allow_interface_change, wish.probation_s
-        return replace(
-            self.settings,
-            probation_s=self.settings.probation_s if probation_s is None else probation_s,
-            allow_interface_change=self.settings.allow_interface_change if allow is None else allow,
-        )
+    def in_trial(self) -> bool:
+        """Whether the candidate is compared with the active snapshot, or about to be."""
+        return self.candidate is not None and self.candidate.share_percent is not None
+
+    @property
+    def rules(self) -> Rules:
+        """What holds for an update: the assignment's policy over agent.toml's, while nobody on the device chose
+        otherwise, and never below the publisher's minimum.
+        """
+        stated = [self.settings.policy]
+        if self.assigned is not None and not self.held:
+            stated.append(self.assigned.policy)
+        return at_least(rules_of(*stated), self.minimum)
 
     def find(self, digest: str | None) -> Known | None:
         """The known snapshot with this digest."""
@@ -217,7 +244,8 @@ class ModelState:
 
     def wakes_at_s(self) -> float | None:
         """Monotonic seconds at which the core wants a `Woke` event; None = not by itself."""
-        return min((at for at in (self.probation_ends_s, self.retry_at_s) if at is not None), default=None)
+        times = (self.stage_ends_s, self.retry_at_s, self.steady_at_s)
+        return min((at_s for at_s in times if at_s is not None), default=None)
 
     def fault(self) -> str | None:
         """The first broken invariant, or None."""
@@ -230,6 +258,10 @@ class ModelState:
             return f"status {self.status} does not fit active={self.active}"
         if (self.raising is not None) != (self.status in (Status.RAISING, Status.CHANGING)):
             return f"status {self.status} does not fit raising={self.raising}"
+        if self.phase is Phase.TRIAL and (not self.in_trial or self.candidate_is_active):
+            return "a trial is no comparison with something else"
+        if self.in_trial and self.phase not in (Phase.PROVEN, Phase.TRIAL):
+            return f"phase {self.phase} does not fit a share of requests"
         if len(self.quarantine) > limits.QUARANTINE_RECORDS_MAX:
             return "more quarantine records than the bound"
         return None
@@ -249,4 +281,15 @@ def with_damage(state: ModelState, digest: str, *, damaged: bool) -> ModelState:
 
 def persistent_part(state: ModelState) -> ModelState:
     """The state without the facts that every boot finds out anew: what is worth a write to disk."""
-    return replace(state, live=(), crashes=(), probation_ends_s=None, retry_at_s=None, refused_rungs=())
+    return replace(
+        state,
+        live=(),
+        crashes=(),
+        refused_rungs=(),
+        not_now=None,
+        watch=None,
+        stage_ends_s=None,
+        retry_at_s=None,
+        retries=0,
+        steady_at_s=None,
+    )

@@ -26,8 +26,19 @@ class WorkerAddress(Struct, frozen=True):
     socket: str
 
 
+class ShareRoute(Struct, frozen=True):
+    """A candidate in trial: of the live requests it gets so many percent, or with 0 copies of them."""
+
+    percent: int
+    version: str
+    digest: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    workers: tuple[WorkerAddress, ...]
+
+
 class ModelRoute(Struct, frozen=True):
-    """What serves one model now. The first worker computes, the others stand by."""
+    """What serves one model now. The first worker computes, the others stand by. watched: answers are counted."""
 
     state: Literal["serving", "loading", "down"]
     reason: str | None = None
@@ -36,6 +47,8 @@ class ModelRoute(Struct, frozen=True):
     inputs: tuple[TensorSpec, ...] = ()
     outputs: tuple[TensorSpec, ...] = ()
     workers: tuple[WorkerAddress, ...] = ()
+    watched: bool = False
+    share: ShareRoute | None = None
 
     def same_interface(self, other: ModelRoute) -> bool:
         """Whether a request that was checked against one may be computed by the other."""

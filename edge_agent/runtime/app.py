@@ -187,7 +187,7 @@ class Runtime:
         for name, model in config.models.items():
             mine = tuple(snapshot for snapshot in known if by_digest.get(snapshot.digest) == name)
             workers = tuple(worker for worker in live if by_digest.get(worker.digest) == name)
-            settings = Settings(model.probation_s, model.allow_interface_change, model.spare)
+            settings = Settings(model.policy(), model.spare)
             await self._executor.post(ev.Booted(name, settings, mine, workers))
             self._resume_offer(name)
         self._tasks.spawn(self._drop_orphaned_offers(), name="drop-orphaned-offers")
@@ -223,6 +223,8 @@ class Runtime:
         log.info("agent_stopping")
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(limits.STOP_S):
+                for state in self._executor.states():
+                    await self._executor.post(ev.Stopping(state.model))
                 self._front.ending = True
                 await self._sync.end()
                 await self._sync_server.end()
@@ -245,7 +247,7 @@ class Runtime:
             case KeepWorkers():
                 self._pool.keep(action.model, action.digests)
             case Route():
-                self._front.set_route(action.model, action.digest, action.reason)
+                self._front.set_route(action)
             case Verify():
                 self._tasks.spawn(self._verify(action), name=f"verify-{action.digest[:12]}")
             case DropOffer():

@@ -113,7 +113,6 @@ class AssignmentDesk:
                     wish.version,
                     assignment.epoch,
                     wish.generation,
-                    wish.policy.probation_s,
-                    wish.policy.allow_interface_change,
+                    wish.policy,
                 )
             )

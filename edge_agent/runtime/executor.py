@@ -21,7 +21,7 @@ from edge_agent.contract import limits
 from edge_agent.contract.errors import Bug, HoldfastError, Unavailable
 from edge_agent.contract.reasons import Reason
 from edge_agent.core.actions import Action, Tell
-from edge_agent.core.events import Event, Woke
+from edge_agent.core.events import Event, Observed, Woke
 from edge_agent.core.lifecycle import Step, decide
 from edge_agent.core.serving import Refusal
 from edge_agent.core.state import ModelState, Moment, persistent_part
@@ -157,9 +157,10 @@ class Executor:
         if refused is not None:
             return refused
         self._states[event.model] = step.state
-        async with self._changed:
-            self.changes += 1
-            self._changed.notify_all()
+        if not isinstance(event, Observed) or persistent_part(old) != persistent_part(step.state):
+            async with self._changed:  # counted answers alone, once a second, are no news
+                self.changes += 1
+                self._changed.notify_all()
         for action in step.actions:
             if not isinstance(action, Tell):
                 self._actor.act(action)

@@ -20,8 +20,8 @@ from edge_agent.config import Config
 from edge_agent.contract import limits
 from edge_agent.contract.errors import HoldfastError, Rejected, Unavailable
 from edge_agent.contract.manifest import Manifest
-from edge_agent.contract.reasons import Reason
 from edge_agent.core import events as ev
+from edge_agent.core.actions import Route, Share
 from edge_agent.core.backoff import Deaths, respawn_delay_s, with_death
 from edge_agent.runtime.channel import Channel, Header, PeerRefused, connect_when_up
 from edge_agent.runtime.pool import Worker
@@ -66,8 +66,9 @@ class FrontLink:
         self._workers_of = workers_of
         self._post = post
         self._tasks = tasks
-        self._routes: dict[str, tuple[str | None, Reason | None]] = dict.fromkeys(config.models, (None, None))
+        self._routes: dict[str, Route] = {model: Route(model, None, None) for model in config.models}
         self._told: dict[str, str] = {}
+        self._shares_told: dict[str, tuple[str, int]] = {}
         self._sequence = 0
         self._dirty = asyncio.Event()
         self._at_front: set[str] = set()
@@ -90,10 +91,11 @@ class FrontLink:
 
     # ---- what the core and the pool say
 
-    def set_route(self, model: str, digest: str | None, reason: Reason | None) -> None:
-        """Requests for this model go to this snapshot's workers."""
-        self._routes[model] = (digest, reason)
-        self._told.pop(model, None)
+    def set_route(self, route: Route) -> None:
+        """Requests for this model go to these snapshots' workers."""
+        self._routes[route.model] = route
+        self._told.pop(route.model, None)
+        self._shares_told.pop(route.model, None)
         self._dirty.set()
 
     def workers_changed(self, model: str) -> None:
@@ -238,6 +240,7 @@ class FrontLink:
         self._channel = None
         self._at_front.clear()
         self._told.clear()
+        self._shares_told.clear()
         for released in self._released.values():
             released.set()
         if not self.ending:
@@ -283,14 +286,22 @@ class FrontLink:
             models=models,
             gauges=self.gauges(),
         )
-        self._at_front |= {str(worker["worker_id"]) for doc in models.values() for worker in doc["workers"]}
+        shares = {model: doc["share"] for model, doc in models.items() if doc.get("share") and doc["share"]["workers"]}
+        for document in (*models.values(), *shares.values()):
+            self._at_front |= {str(worker["worker_id"]) for worker in document["workers"]}
         for model, digest in routed.items():
             if self._told.get(model) != digest:
                 self._told[model] = digest
                 self._post(ev.Routed(model, digest))
+        for model, share in shares.items():
+            key = (str(share["digest"]), int(share["percent"]))
+            if self._shares_told.get(model) != key:
+                self._shares_told[model] = key
+                self._post(ev.TrialRouted(model, *key))
 
     def _route_document(self, model: str) -> dict[str, Any]:
-        digest, reason = self._routes[model]
+        route = self._routes[model]
+        digest, reason = route.digest, route.reason
         manifest = self._manifest_of(digest) if digest else None
         if digest is None or manifest is None:
             return {
@@ -301,17 +312,37 @@ class FrontLink:
             }
         workers = self._workers_of(model, digest)
         return {
+            "watched": route.watched,
+            "share": self._share_document(model, route.share),
             "state": "serving" if workers else "loading",
             "reason": reason.value if reason else None,
             "version": manifest.version,
             "digest": digest,
             "inputs": _tensors(manifest.inputs),
             "outputs": _tensors(manifest.outputs),
-            "workers": [{"worker_id": worker.worker_id, "socket": str(worker.socket)} for worker in workers],
+            "workers": _addresses(workers),
+        }
+
+    def _share_document(self, model: str, share: Share | None) -> dict[str, Any] | None:
+        """The candidate that gets copies (percent 0) or so many percent of the requests."""
+        manifest = self._manifest_of(share.digest) if share else None
+        if share is None or manifest is None:
+            return None
+        return {
+            "percent": share.percent,
+            "version": manifest.version,
+            "digest": share.digest,
+            "inputs": _tensors(manifest.inputs),
+            "outputs": _tensors(manifest.outputs),
+            "workers": _addresses(self._workers_of(model, share.digest)),
         }
 
     def _note_death(self) -> None:
         self._deaths = with_death(self._deaths, asyncio.get_running_loop().time())
+
+
+def _addresses(workers: Iterable[Worker]) -> list[dict[str, str]]:
+    return [{"worker_id": worker.worker_id, "socket": str(worker.socket)} for worker in workers]
 
 
 def _tensors(specs: Iterable[Any]) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from edge_agent.contract.policy import Policy
 from edge_agent.core import events as ev
 from edge_agent.core.actions import Action
 from edge_agent.core.effects import wanted_workers
@@ -11,6 +12,8 @@ from edge_agent.core.state import Known, ModelState, Moment, Settings
 FACTORY = Known("f" * 64, "0.9", 1, "i", factory=True)
 ONE = Known("1" * 64, "1.0", 2, "i")
 TWO = Known("2" * 64, "2.0", 3, "i")
+# Straight to probation, which time alone ends: for paths that are about something else than a trial.
+NO_TRIAL = Policy(shadow_s=0.0, share_percents=(), probation_s=10.0, probation_requests_min=0)
 OTHER_INTERFACE = Known("3" * 64, "3.0", 4, "other")
 
 
@@ -20,7 +23,7 @@ class Device:
     def __init__(self, *known: Known, settings: Settings | None = None) -> None:
         self.state = ModelState("m")
         self.now_s = 100.0
-        self.settings = settings or Settings(probation_s=10.0)
+        self.settings = settings or Settings(NO_TRIAL)
         self.workers = 0
         self.booted = self.feed(ev.Booted("m", self.settings, known, ()))
 
@@ -39,6 +42,10 @@ class Device:
                 wished.remove(worker.digest)
             else:
                 self.state = decide(self.state, ev.WorkerDied("m", worker.worker_id, worker.digest), self.now()).state
+
+    @property
+    def probation_s(self) -> float:
+        return self.state.rules.probation_s
 
     def now(self) -> Moment:
         return Moment(self.now_s, int(self.now_s * 1000))
@@ -59,7 +66,7 @@ class Device:
         self.up(snapshot)
         self.feed(ev.Routed("m", snapshot.digest))
         if confirm:
-            self.now_s += self.settings.probation_s
+            self.now_s += self.probation_s
             self.feed(ev.Woke("m"))
             assert self.state.candidate is None
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
+from edge_agent.contract.policy import Policy
 from edge_agent.contract.reasons import Reason
 from edge_agent.contract.report import ReportKind
 from edge_agent.core import events as ev
@@ -11,12 +13,12 @@ from edge_agent.core.actions import Tell
 from edge_agent.core.assignment import wants
 from edge_agent.core.lifecycle import Step
 from edge_agent.core.state import Known, Phase, Settings, Status
-from tests.core.device import FACTORY, ONE, OTHER_INTERFACE, TWO, Device, actions_of, device_on_factory
+from tests.core.device import FACTORY, NO_TRIAL, ONE, OTHER_INTERFACE, TWO, Device, actions_of, device_on_factory
 
 
 def assign(device: Device, snapshot: Known, generation: int = 1, *, epoch: int = 1, **policy: object) -> Step:
     return device.feed(
-        ev.AssignmentTaken("m", snapshot.digest, snapshot.version, epoch, generation, **policy)  # type: ignore[arg-type]
+        ev.AssignmentTaken("m", snapshot.digest, snapshot.version, epoch, generation, Policy(**policy))  # type: ignore[arg-type]
     )
 
 
@@ -139,13 +141,13 @@ def test_policy_of_the_assignment_is_in_force_until_somebody_on_the_device_choos
     device = device_on_factory()
     assign(device, ONE, probation_s=50.0)
     device.bring_in(ONE, confirm=False)
-    assert device.state.probation_ends_s == device.now_s + 50.0
+    assert device.state.stage_ends_s == device.now_s + 50.0
     device.feed(ev.RollbackAsked("m", "0.9"))
-    assert device.state.in_force == device.settings
+    assert device.state.rules.probation_s == 10.0
 
 
 def test_another_interface_is_refused_unless_policy_allows_it() -> None:
-    device = Device(FACTORY, settings=Settings(probation_s=10.0, allow_interface_change=True))
+    device = Device(FACTORY, settings=Settings(replace(NO_TRIAL, allow_interface_change=True)))
     device.up(FACTORY)
     device.bring_in(OTHER_INTERFACE)
     device.feed(ev.RollbackAsked("m", FACTORY.version))
@@ -159,7 +161,7 @@ def test_another_interface_is_refused_unless_policy_allows_it() -> None:
 
 
 def test_nothing_serving_yet_does_not_keep_a_wish_from_being_taken() -> None:
-    device = Device(settings=Settings(probation_s=0.0))
+    device = Device(settings=Settings(replace(NO_TRIAL, probation_s=0.0)))
     assert device.state.status is Status.EMPTY
     assign(device, ONE)
     device.bring_in(ONE)

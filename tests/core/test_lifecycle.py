@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from edge_agent.contract import limits
+from edge_agent.contract.policy import Policy
 from edge_agent.contract.reasons import Reason
 from edge_agent.core import events as ev
 from edge_agent.core.actions import DropOffer, KeepWorkers, Route, Tell, Verify
@@ -197,7 +198,7 @@ def test_no_rung_crosses_an_interface_unless_policy_says_so() -> None:
     device.feed(ev.DamageFound("m", ONE.digest, 1))
     device.die(ONE)
     assert device.state.status is Status.DOWN
-    allowing = Device(factory, ONE, settings=Settings(allow_interface_change=True))
+    allowing = Device(factory, ONE, settings=Settings(Policy(allow_interface_change=True)))
     allowing.up(ONE)
     allowing.feed(ev.DamageFound("m", ONE.digest, 1))
     allowing.die(ONE)

@@ -38,7 +38,7 @@ def device_with_two_watched_over_an_unconfirmed_one() -> Device:
 
 def assert_one_is_confirmed_after_its_time(device: Device) -> None:
     assert (device.state.phase, device.state.active) == (Phase.PROBATION, ONE.digest)
-    device.now_s += device.settings.probation_s
+    device.now_s += device.probation_s
     step = device.feed(ev.Woke("m"))
     assert [tell.phase for tell in told(step)] == ["confirmed"]
     assert device.state.wanted == ONE.digest
@@ -97,7 +97,7 @@ def test_the_journal_says_that_a_watched_snapshot_gave_way() -> None:
 
 def test_an_operators_way_back_to_an_unconfirmed_snapshot_is_watched() -> None:
     device = device_with_two_watched_over_an_unconfirmed_one()
-    device.now_s += device.settings.probation_s
+    device.now_s += device.probation_s
     device.feed(ev.Woke("m"))
     assert device.state.wanted == TWO.digest
     device.feed(ev.RollbackAsked("m", ONE.version))
@@ -113,6 +113,6 @@ def test_a_crash_loop_in_probation_without_another_rung_neither_ends_serving_nor
         step = device.feed(ev.WorkerCrashed("m", ONE.digest, fingerprint))
         assert (device.state.active, device.state.status) == (ONE.digest, Status.UP), "a flaky model beats none"
         assert actions_of(step, Tell) == []
-    device.now_s += device.settings.probation_s
+    device.now_s += device.probation_s
     device.feed(ev.Woke("m"))
     assert device.state.phase is Phase.PROBATION, "not confirmed while crashes speak against it"

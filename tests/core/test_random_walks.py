@@ -5,13 +5,35 @@ from __future__ import annotations
 import random
 
 import pytest
+from msgspec.structs import replace
 
 from edge_agent.contract import limits
+from edge_agent.contract.policy import Policy
 from edge_agent.contract.reasons import Reason
+from edge_agent.contract.tally import Tally, counted
 from edge_agent.core import events as ev
 from edge_agent.core.lifecycle import decide
 from edge_agent.core.state import LiveWorker, ModelState, Moment, Settings, Status
-from tests.core.device import FACTORY, ONE, OTHER_INTERFACE, TWO
+from tests.core.device import FACTORY, NO_TRIAL, ONE, OTHER_INTERFACE, TWO
+
+POLICIES = (
+    NO_TRIAL,
+    replace(NO_TRIAL, probation_s=0.0),
+    Policy(shadow_s=5.0, shadow_requests_min=5, share_percents=(10, 50), share_step_s=1.0, share_requests_min=3),
+    Policy(shadow_s=0.0, share_percents=(50,), share_step_s=0.0, share_requests_min=0, unclean_starts_max=0),
+)
+
+
+def random_tally(chance: random.Random) -> Tally:
+    answers = chance.randrange(30)
+    return Tally(
+        answers=answers,
+        errors=chance.choice([0, 0, 0, answers]),
+        non_finite=chance.choice([0, 0, 0, 0, 1]),
+        compared=10,
+        agreed=chance.choice([10, 10, 0]),
+        latencies=counted(chance.randrange(60), answers),
+    )
 
 
 def random_event(chance: random.Random, state: ModelState, number: int) -> ev.Event:
@@ -22,7 +44,7 @@ def random_event(chance: random.Random, state: ModelState, number: int) -> ev.Ev
     found = tuple(s for s in snapshots if s.factory or chance.random() < 0.7)
     return chance.choice(
         [
-            ev.Booted("m", Settings(probation_s=chance.choice([0.0, 20.0])), found, tuple(state.live[:1])),
+            ev.Booted("m", Settings(chance.choice(POLICIES)), found, tuple(state.live[:1])),
             ev.OfferBegun("m", chance.choice(snapshots), chance.random() < 0.5, chance.random() < 0.2),
             ev.OfferCompleted("m", digest),
             ev.OfferAbandoned("m", digest, Reason.OFFER_ABANDONED),
@@ -44,9 +66,15 @@ def random_event(chance: random.Random, state: ModelState, number: int) -> ev.Ev
                 "x",
                 1,
                 chance.choice([1, 1, 2, 3]),
-                chance.choice([None, 5.0]),
-                chance.choice([None, True]),
+                Policy(probation_s=chance.choice([None, 5.0]), allow_interface_change=chance.choice([None, True])),
             ),
+            ev.TrialRouted("m", digest, chance.choice([0, 10, 50])),
+            ev.Observed("m", digest, random_tally(chance)),
+            ev.PinAsked("m", chance.choice([None, "1.0"])),
+            ev.UnpinAsked("m"),
+            ev.MinimumStated("m", Policy(probation_s=chance.choice([None, 30.0]))),
+            ev.ConditionsSeen("m", chance.choice([None, None, Reason.LOW_BATTERY])),
+            ev.Stopping("m"),
         ]
     )
 

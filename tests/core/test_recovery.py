@@ -16,9 +16,9 @@ from edge_agent.core import events as ev
 from edge_agent.core.actions import KeepWorkers, Route, Verify
 from edge_agent.core.lifecycle import decide
 from edge_agent.core.state import Known, LiveWorker, ModelState, Moment, Settings, persistent_part
-from tests.core.device import FACTORY, ONE, TWO
+from tests.core.device import FACTORY, NO_TRIAL, ONE, TWO
 
-SETTINGS = Settings(probation_s=10.0)
+SETTINGS = Settings(NO_TRIAL)
 EVENTS_MAX = 200  # far more than any story here needs; reaching it means that the device never comes to rest
 
 
@@ -55,7 +55,7 @@ class World:
         raise AssertionError(f"never at rest: {self.state}")
 
     def pass_probation(self) -> None:
-        self.now_s += SETTINGS.probation_s + 1
+        self.now_s += self.state.rules.probation_s + 1
         self.run(ev.Woke("m"))
 
     def _step(self, event: ev.Event) -> None:

@@ -9,7 +9,9 @@ import itertools
 
 import pytest
 
+from edge_agent.contract.policy import Policy
 from edge_agent.contract.reasons import Reason
+from edge_agent.contract.tally import Tally
 from edge_agent.core import events as ev
 from edge_agent.core.lifecycle import cell_for, decide
 from edge_agent.core.recovery import RESUME_PHASE
@@ -25,7 +27,8 @@ def state_in(status: Status, phase: Phase) -> ModelState:
     """A consistent state with this status and phase."""
     serving = status in (Status.UP, Status.CHANGING)
     raising = status in (Status.RAISING, Status.CHANGING)
-    candidate = None if phase is Phase.NONE else Candidate(C, phase, 1, previous=A.digest)
+    percent = 10 if phase is Phase.TRIAL else None
+    candidate = None if phase is Phase.NONE else Candidate(C, phase, 1, previous=A.digest, share_percent=percent)
     return ModelState(
         "m",
         status=status,
@@ -60,7 +63,13 @@ def events_about(digest: str) -> list[ev.Event]:
         ev.Forgotten("m", digest),
         ev.Woke("m"),
         ev.AssignmentTaken("m", digest, "2.0", 1, 1),
-        ev.TrialJudged("m", digest, passed=True),
+        ev.TrialRouted("m", digest, 0),
+        ev.Observed("m", digest, Tally(answers=5)),
+        ev.PinAsked("m", None),
+        ev.UnpinAsked("m"),
+        ev.MinimumStated("m", Policy(probation_s=9.0)),
+        ev.ConditionsSeen("m", Reason.LOW_BATTERY),
+        ev.Stopping("m"),
     ]
 
 
@@ -76,19 +85,13 @@ def test_every_event_in_every_state_is_a_transition_or_a_named_refusal(status: S
         cell = cell_for(state, event)
         step = decide(state, event, NOW)
         if isinstance(cell, Reason):
-            assert cell in (Reason.OUT_OF_ORDER, Reason.NOT_BUILT)
+            assert cell is Reason.OUT_OF_ORDER
         if step.refusal is not None:
             assert step.state is state, "a refusal changes nothing"
             assert step.actions == ()
             assert step.refusal.text
         else:
             assert step.state.fault() is None, (event, step.state.fault())
-
-
-def test_a_phase_that_is_not_built_yet_refuses_by_that_name() -> None:
-    step = decide(state_in(Status.UP, Phase.TRIAL), ev.OfferBegun("m", C, complete=False, retry=False), NOW)
-    assert step.refusal is not None
-    assert step.refusal.reason is Reason.NOT_BUILT
 
 
 def test_recovery_is_total_over_saved_phases() -> None:

@@ -26,6 +26,8 @@ ROOT = Path(__file__).resolve().parents[2]
 EDGE_AGENT = [sys.executable, "-m", "edge_agent.cli"]
 PADDLE_PYTHON = os.environ.get("HOLDFAST_PADDLE_PYTHON", str(ROOT / ".venv-paddle" / "bin" / "python"))
 POLL_S = 0.02
+# Straight to probation, which time alone ends: most tests are about something else than a trial, which says so itself.
+NO_TRIAL: dict[str, Any] = {"shadow_s": 0.0, "share_percents": [], "probation_requests_min": 0}
 
 
 def wait_until(condition: Callable[[], Any], what: str | Callable[[], str], timeout_s: float = 30.0) -> Any:
@@ -68,7 +70,7 @@ class Agent:
             "device_id": folder.name,
             "device_type": "x86_64",
             "serving": {"http": "127.0.0.1:0", **sections.pop("serving", {})},
-            "models": {name: dict(model) for name, model in models.items()},
+            "models": {name: {**NO_TRIAL, **model} for name, model in models.items()},
             "engines": {engine: {"python": python}},
             "limits": {"orphan_s": 15.0, **sections.pop("limits", {})},
             **{name: dict(section) for name, section in sections.items()},

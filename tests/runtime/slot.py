@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from edge_agent.contract.errors import Unavailable
+from edge_agent.contract.policy import Policy
 from edge_agent.contract.reasons import Reason
 from edge_agent.contract.report import parse_report
 from edge_agent.core import events as ev
@@ -25,7 +26,7 @@ MODEL = "tiny"
 FACTORY = Known("f" * 64, "0.9.0", 1, "i", factory=True)
 ONE = Known("1" * 64, "1.0.0", 2, "i")
 TWO = Known("2" * 64, "2.0.0", 3, "i")
-SETTINGS = Settings(probation_s=10.0, retry_s=30.0)
+SETTINGS = Settings(Policy(shadow_s=0.0, share_percents=(), probation_s=10.0, probation_requests_min=0), retry_s=30.0)
 Fact = tuple[str | None, ...]
 
 
@@ -154,7 +155,7 @@ class Slot:
         """Offered, received, verified, proven, served, and confirmed when its time has passed."""
         await self.feed(ev.OfferBegun(MODEL, snapshot, complete=False, retry=False))
         await self.feed(ev.OfferCompleted(MODEL, snapshot.digest))
-        self.now_s += SETTINGS.probation_s
+        self.now_s += self.state.rules.probation_s
         await self.feed(ev.Woke(MODEL))
         assert self.state.candidate is None and self.state.active == snapshot.digest
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from edge_agent.contract import limits
@@ -213,7 +214,9 @@ def test_the_core_is_woken_when_it_asked_to_be(tmp_path: Path) -> None:
     async def story(slot: Slot) -> None:
         loop = asyncio.get_running_loop()
         slot.executor._clock = lambda: Moment(loop.time(), 1_900_000_000_000)
-        await slot.feed(ev.Booted(MODEL, Settings(probation_s=0.05), (FACTORY,), ()))
+        await slot.feed(
+            ev.Booted(MODEL, Settings(msgspec.structs.replace(SETTINGS.policy, probation_s=0.05)), (FACTORY,), ())
+        )
         await slot.feed(ev.OfferBegun(MODEL, ONE, complete=False, retry=False))
         await slot.feed(ev.OfferCompleted(MODEL, ONE.digest))
         assert slot.state.phase is Phase.PROBATION
