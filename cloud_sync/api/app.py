@@ -23,9 +23,14 @@ from cloud_sync.core.fleet import Kind, Strategy
 from cloud_sync.store.reports import newest_reports
 from edge_agent.contract.errors import Rejected
 from edge_agent.contract.manifest import DeviceId, Name, Version
+from edge_agent.contract.policy import Policy
 from edge_agent.contract.reasons import Reason
 
 T = TypeVar("T")
+
+
+class AskedPolicy(Policy, frozen=True, forbid_unknown_fields=True):
+    """A policy in which a key that is not known is a mistake of whoever typed it."""
 
 
 class RolloutAsked(Struct, frozen=True, forbid_unknown_fields=True):
@@ -35,6 +40,7 @@ class RolloutAsked(Struct, frozen=True, forbid_unknown_fields=True):
     version: Version
     strategy: Literal["all", "one"] = "all"
     devices: Annotated[list[DeviceId], Meta(min_length=1)] | None = None
+    policy: AskedPolicy = AskedPolicy()
 
 
 class RollbackAsked(Struct, frozen=True, forbid_unknown_fields=True):
@@ -133,7 +139,12 @@ class Api:
     async def _start_rollout(self, request: web.Request) -> web.Response:
         asked = await body(request, RolloutAsked)
         rollout = await self._intents.roll_out(
-            asked.model, asked.version, strategy=Strategy(asked.strategy), kind=Kind.ROLLOUT, devices=asked.devices
+            asked.model,
+            asked.version,
+            strategy=Strategy(asked.strategy),
+            kind=Kind.ROLLOUT,
+            devices=asked.devices,
+            policy=Policy(**msgspec.structs.asdict(asked.policy)),
         )
         return self._shown(rollout.rollout_id, nested=True)
 

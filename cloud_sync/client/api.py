@@ -15,6 +15,7 @@ import msgspec
 from cloud_sync.client import documents as said
 from cloud_sync.client.transport import Bounds, Transport, read_token
 from edge_agent.contract.evidence import Evidence, encode_evidence
+from edge_agent.contract.policy import Policy
 
 T = TypeVar("T")
 
@@ -86,10 +87,16 @@ class Coordinator(AbstractContextManager["Coordinator"]):
         return self._ask(said.Rollout, "GET", f"/v1/rollouts/{_segment(str(rollout_id))}")
 
     def start_rollout(
-        self, model: str, version: str, strategy: str, devices: Sequence[str] | None
+        self, model: str, version: str, strategy: str, devices: Sequence[str] | None, policy: Policy
     ) -> Told[said.OneRollout]:
         """Assign a snapshot. strategy: all (at once) or one (after another). devices: None = all that run the model."""
-        wish = {"model": model, "version": version, "strategy": strategy, "devices": devices}
+        wish = {
+            "model": model,
+            "version": version,
+            "strategy": strategy,
+            "devices": devices,
+            "policy": msgspec.to_builtins(policy),
+        }
         return self._ask(said.OneRollout, "POST", "/v1/rollouts", document=wish)
 
     def roll_back(self, model: str, version: str, devices: Sequence[str] | None) -> Told[said.OneRollout]:

@@ -94,6 +94,7 @@ def _rollout(one: Rollout, shown: Progress) -> dict[str, Any]:
         "kind": one.kind.value,
         "generation": one.generation,
         "created_unix_ms": one.created_unix_ms,
+        "policy": msgspec.to_builtins(one.policy),
         "state": shown.state.value,
         "halted_by": {"device_id": halted.device_id, "reason": halted.reason} if halted else None,
         "devices": {device_id: stage.value for device_id, stage in shown.devices.items()},

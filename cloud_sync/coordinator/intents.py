@@ -12,7 +12,10 @@ from cloud_sync.core.fleet import Kind, Rollout, Strategy
 from cloud_sync.core.plan import refusals
 from cloud_sync.repository.catalog import Entry
 from edge_agent.contract.errors import Rejected, Unavailable
+from edge_agent.contract.policy import Policy
 from edge_agent.contract.reasons import Reason
+
+NO_POLICY = Policy()  # of its own: devices go by their agent.toml
 
 
 class Unknown(Rejected):
@@ -27,7 +30,14 @@ class Intents:
         self._planner = planner
 
     async def roll_out(
-        self, model: str, version: str, *, strategy: Strategy, kind: Kind, devices: Sequence[str] | None
+        self,
+        model: str,
+        version: str,
+        *,
+        strategy: Strategy,
+        kind: Kind,
+        devices: Sequence[str] | None,
+        policy: Policy = NO_POLICY,
     ) -> Rollout:
         """Make a rollout and what follows from it at once; it is committed then.
 
@@ -57,6 +67,7 @@ class Intents:
                 kind=kind,
                 devices=None if devices is None else frozenset(devices),
                 refused_before=refusals(self._memory.fleet(), model, entry.digest),
+                policy=policy,
             )
 
         return await self._planner.add(make)

@@ -114,7 +114,7 @@ class Planner:
         if row.epoch == 0 or row.epoch != self._memory.epoch:
             return None
         models = {
-            name: ModelAssignment(target.digest, target.version, target.generation)
+            name: ModelAssignment(target.digest, target.version, target.generation, target.policy)
             for name, target in row.models.items()
         }
         document = Assignment(record.row.device_id, row.epoch, row.revision, models)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from cloud_sync import limits
+from edge_agent.contract.policy import Policy
 
 
 class Strategy(StrEnum):
@@ -25,11 +26,12 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What one model slot should run, as an assignment says it."""
+    """What one model slot should run, as an assignment says it, and what it has to show first."""
 
     digest: str
     version: str
     generation: int
+    policy: Policy = field(default_factory=Policy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,10 +110,11 @@ class Rollout:
     devices: frozenset[str] | None = None
     halted: Halt | None = None
     refused_before: frozenset[tuple[str, str]] = frozenset()
+    policy: Policy = field(default_factory=Policy)
 
     def target(self) -> Target:
         """What it assigns."""
-        return Target(self.digest, self.version, self.generation)
+        return Target(self.digest, self.version, self.generation, self.policy)
 
     def covers(self, device: Device) -> bool:
         """Whether it speaks of this device."""

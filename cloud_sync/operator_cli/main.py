@@ -12,11 +12,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import click
+import msgspec
 from rich.console import Console
 
 from cloud_sync.operator_cli.devices import devices
 from cloud_sync.operator_cli.options import identity, iso, json_option, keys_option, repo_option, speaks_of_errors
 from cloud_sync.operator_cli.output import ProgressBars, emit, note
+from cloud_sync.operator_cli.policies import policy_option, read_policy
 from cloud_sync.operator_cli.rollouts import resume, rollback, rollout
 from cloud_sync.operator_cli.snapshots import snapshot
 from cloud_sync.publish.bundle import write_bundle
@@ -93,6 +95,30 @@ def refresh_command(keys: Path, repo: Path, as_json: bool) -> None:
     line = (
         f"Signed again; good until {iso(expires)}. It travels with `fleet snapshot publish --all`, or in new bundles."
     )
+    emit(document, as_json=as_json, text=lambda console: console.print(line, markup=False))
+
+
+@main.command("minimum")
+@click.argument("model")
+@policy_option("What every update of MODEL has to show at least, for example probation_s=3600. None: nothing.")
+@click.option("--release", type=click.IntRange(0), help="The lowest release that may be taken in; it never falls.")
+@keys_option
+@repo_option
+@json_option
+@speaks_of_errors
+def minimum_command(
+    model: str, policy_words: tuple[str, ...], release: int | None, keys: Path, repo: Path, as_json: bool
+) -> None:
+    """State the minimum policy, and the floor, of MODEL: no coordinator and no device goes below them."""
+    policy = read_policy(policy_words)
+    floors = {} if release is None else {model: release}
+    versions = refresh(
+        keys=keys, repository=Repository(repo), now=datetime.now(UTC), floors=floors, minimums={model: policy}
+    )
+    published = read_published(Repository(repo))
+    stated = {"policy": msgspec.to_builtins(policy), "release": published.floors.get(model, 0)}
+    document = {"model": model, **stated, "metadata": dict(versions), "expires": iso(published.expires)}
+    line = f"Stated for {model}. It travels with `fleet snapshot publish --all`, or in new bundles."
     emit(document, as_json=as_json, text=lambda console: console.print(line, markup=False))
 
 

@@ -24,6 +24,7 @@ from cloud_sync.operator_cli.options import (
     speaks_of_errors,
 )
 from cloud_sync.operator_cli.output import cell, emit, fail, note, plain_table
+from cloud_sync.operator_cli.policies import policy_option, read_policy
 from edge_agent.contract.errors import HoldfastError, Rejected, Unavailable
 
 WAIT_S_MAX = 7 * 86400.0
@@ -50,18 +51,20 @@ def rollout() -> None:
     "--strategy", type=click.Choice(["all", "one"]), default="all", show_default=True,
     help="All devices at once, or one after the other, stopping at the first that fails.",
 )  # fmt: skip
+@policy_option("What an update has to show, over what the devices' agent.toml says, for example shadow_s=60.")
 @device_option
 @wait_option
 @coordinator_options()
 @json_option
 @speaks_of_errors
 def rollout_start(
-    model: str, version: str, strategy: str, device_ids: tuple[str, ...], wait_s: float | None, coordinator_url: str,
-    token_file: Path, as_json: bool,
+    model: str, version: str, strategy: str, policy_words: tuple[str, ...], device_ids: tuple[str, ...],
+    wait_s: float | None, coordinator_url: str, token_file: Path, as_json: bool,
 ) -> None:  # fmt: skip
     """Assign a published version of MODEL to the devices that run it."""
+    policy = read_policy(policy_words)
     with connect(coordinator_url, token_file) as coordinator:
-        begun = coordinator.start_rollout(model, version, strategy, device_ids or None)
+        begun = coordinator.start_rollout(model, version, strategy, device_ids or None, policy)
         _tell_begun(coordinator, begun, wait_s, as_json)
 
 

@@ -29,6 +29,7 @@ from edge_agent.contract.manifest import (
     encode_manifest,
     parse_manifest,
 )
+from edge_agent.contract.policy import Policy
 from edge_agent.contract.reasons import Reason
 
 
@@ -112,16 +113,22 @@ def pack(
 
 
 def refresh(
-    *, keys: Path, repository: Repository, now: datetime, floors: Mapping[str, int] | None = None
+    *,
+    keys: Path,
+    repository: Repository,
+    now: datetime,
+    floors: Mapping[str, int] | None = None,
+    minimums: Mapping[str, Policy] | None = None,
 ) -> Mapping[str, int]:
-    """Sign the same content again with new dates, and raise floors if any are given; the versions then.
+    """Sign the same content again with new dates, with floors raised and minimum policies stated if any are given; the
+    versions then.
 
     Raises Rejected, Unavailable, Corrupt as `pack` does.
     """
     repository.require()
     with repository.publishing():
         published = read_published(repository, read_first_root(keys))
-        return publish(repository, keys, published, now=now, floors=floors)
+        return publish(repository, keys, published, now=now, floors=floors, minimums=minimums)
 
 
 def published_snapshots(repository: Repository, published: Published) -> tuple[PublishedSnapshot, ...]:

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
+import msgspec
 from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, TargetFile, Targets, Timestamp
 from tuf.api.serialization import DeserializationError
@@ -19,7 +20,8 @@ from tuf.api.serialization import DeserializationError
 from cloud_sync.publish.keys import Lifetimes, load_signer
 from cloud_sync.publish.repository import Repository
 from edge_agent.contract.errors import Corrupt, Rejected
-from edge_agent.contract.evidence import TARGETS_FLOORS_FIELD, Evidence
+from edge_agent.contract.evidence import TARGETS_FLOORS_FIELD, TARGETS_MINIMUMS_FIELD, Evidence
+from edge_agent.contract.policy import Policy
 from edge_agent.contract.reasons import Reason
 
 S = TypeVar("S", Root, Timestamp, Snapshot, Targets)
@@ -36,6 +38,7 @@ class Published:
     evidence: Evidence | None
     targets: Mapping[str, TargetFile]
     floors: Mapping[str, int]
+    minimums: Mapping[str, Policy]
     versions: Mapping[str, int]
     expires: datetime | None
 
@@ -87,13 +90,14 @@ def publish(
     now: datetime,
     added: Mapping[str, bytes] | None = None,
     floors: Mapping[str, int] | None = None,
+    minimums: Mapping[str, Policy] | None = None,
     lifetimes: Lifetimes | None = None,
 ) -> Mapping[str, int]:
     """Sign the next targets, tuf_snapshot and timestamp; gives their versions. The caller holds the lock.
 
     added: raw targets to add or replace, by target path; none: the same content with new dates. floors: {model: lowest
-    release} to state; a floor never falls. Files are written in the order in which they name each other,
-    timestamp.json last: until then nothing has changed.
+    release} to state; a floor never falls. minimums: {model: minimum policy} to state in place of the present one.
+    Files are written in the order in which they name each other, timestamp.json last: until then nothing has changed.
     Raises Rejected (a key is missing or wrong, a floor would fall), Unavailable (cannot be written).
     """
     life = lifetimes or Lifetimes()
@@ -103,7 +107,10 @@ def publish(
         version=version["targets"],
         expires=now + timedelta(days=life.targets_days),
         targets={**published.targets, **signed},
-        unrecognized_fields={TARGETS_FLOORS_FIELD: _raised(published.floors, floors or {})},
+        unrecognized_fields={
+            TARGETS_FLOORS_FIELD: _raised(published.floors, floors or {}),
+            TARGETS_MINIMUMS_FIELD: msgspec.to_builtins({**published.minimums, **(minimums or {})}),
+        },
     )
     targets_raw = _sign(keys, "targets", published.root, targets)
     tuf_snapshot = Snapshot(
@@ -144,7 +151,7 @@ def _verify(repository: Repository, roots: tuple[bytes, ...]) -> Published:
     timestamp_raw = repository.read_metadata("timestamp.json")
     if timestamp_raw is None:
         root = _verified_roots(roots)
-        return Published(root, None, {}, {}, {"targets": 0, "tuf_snapshot": 0, "timestamp": 0}, None)
+        return Published(root, None, {}, {}, {}, {"targets": 0, "tuf_snapshot": 0, "timestamp": 0}, None)
     return _verify_files(roots, timestamp_raw, repository.read_metadata)
 
 
@@ -160,6 +167,7 @@ def _verify_files(roots: tuple[bytes, ...], timestamp_raw: bytes, read: Callable
         evidence=Evidence(roots, timestamp_raw, tuf_snapshot_raw, targets_raw),
         targets=targets.targets,
         floors=targets.unrecognized_fields.get(TARGETS_FLOORS_FIELD, {}),
+        minimums=msgspec.convert(targets.unrecognized_fields.get(TARGETS_MINIMUMS_FIELD, {}), dict[str, Policy]),
         versions={
             "root": root.version,
             "targets": targets.version,

@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+import msgspec
 from sqlalchemy import Connection, delete, func, select
 from sqlalchemy.dialects.sqlite import insert
 
 from cloud_sync import limits
 from cloud_sync.core.fleet import Target
 from cloud_sync.store.tables import assignments, devices, entitlements
+from edge_agent.contract.policy import Policy
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,10 @@ def all_devices(connection: Connection) -> list[tuple[DeviceRow, int]]:
 
 def write_assignment(connection: Connection, device_id: str, row: AssignmentRow) -> None:
     """Take the place of the last assignment; what it names may be fetched from now on."""
-    models = {name: [target.digest, target.version, target.generation] for name, target in row.models.items()}
+    models = {
+        name: [target.digest, target.version, target.generation, msgspec.to_builtins(target.policy)]
+        for name, target in row.models.items()
+    }
     values = {"epoch": row.epoch, "revision": row.revision, "models": models}
     connection.execute(
         insert(assignments)
@@ -83,10 +88,15 @@ def all_assignments(connection: Connection) -> dict[str, AssignmentRow]:
     """The last assignment of every device."""
     return {
         row.device_id: AssignmentRow(
-            row.epoch, row.revision, {name: Target(*target) for name, target in row.models.items()}
+            row.epoch, row.revision, {name: _target(*target) for name, target in row.models.items()}
         )
         for row in connection.execute(select(assignments))
     }
+
+
+def _target(digest: str, version: str, generation: int, policy: Mapping[str, Any] | None = None) -> Target:
+    """As it was written; without a policy by an earlier version."""
+    return Target(digest, version, generation, msgspec.convert(policy or {}, Policy))
 
 
 def all_entitlements(connection: Connection) -> dict[str, set[str]]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import msgspec
 from sqlalchemy import Connection, delete, select, update
 from sqlalchemy.dialects.sqlite import insert
 
 from cloud_sync.core.fleet import Halt, Kind, Rollout, Strategy
 from cloud_sync.store.tables import generations, meta, rollouts
+from edge_agent.contract.policy import Policy
 
 PLANNING_STOPPED = "planning_stopped"
 RESUMES = "resumes"
@@ -28,6 +30,7 @@ def all_rollouts(connection: Connection) -> list[Rollout]:
             devices=None if row.devices is None else frozenset(row.devices),
             refused_before=frozenset((device, reason) for device, reason in row.refused_before),
             halted=None if row.halted_device is None else Halt(row.halted_device, row.halted_reason),
+            policy=msgspec.convert(row.policy or {}, Policy),
         )
         for row in connection.execute(select(rollouts).order_by(rollouts.c.number))
     ]
@@ -47,6 +50,7 @@ def write_rollout(connection: Connection, rollout: Rollout) -> None:
         "kind": rollout.kind.value,
         "devices": None if rollout.devices is None else sorted(rollout.devices),
         "refused_before": sorted(list(pair) for pair in rollout.refused_before),
+        "policy": msgspec.to_builtins(rollout.policy),
         "halted_device": halted.device_id if halted else None,
         "halted_reason": halted.reason if halted else None,
     }

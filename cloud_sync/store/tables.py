@@ -91,7 +91,8 @@ reports = Table(
     Index("reports_of_device", "device_id", "id"),
 )
 
-# devices: a list of ids, or null for all that run the model. refused_before: [[device, reason]].
+# devices: a list of ids, or null for all that run the model. refused_before: [[device, reason]]. policy: what is stated
+# of a contract Policy; null in rollouts that are older than policies.
 rollouts = Table(
     "rollouts",
     metadata,
@@ -106,6 +107,7 @@ rollouts = Table(
     Column("kind", String, nullable=False),
     Column("devices", JSON),
     Column("refused_before", JSON, nullable=False),
+    Column("policy", JSON),
     Column("halted_device", String),
     Column("halted_reason", String),
 )

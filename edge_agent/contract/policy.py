@@ -16,7 +16,7 @@ Percent = Annotated[float, Meta(ge=0, le=100)]
 SharePercent = Annotated[int, Meta(ge=1, le=99)]
 
 
-class Policy(Struct, frozen=True):
+class Policy(Struct, frozen=True, omit_defaults=True):
     """A value that is left out (None) is somebody else's to say, and has a default in `core.rules` in the end.
 
     Shadow: for shadow_s and shadow_requests_min answers the candidate gets copies of live requests. Share: percents of

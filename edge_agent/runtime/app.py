@@ -43,6 +43,7 @@ from edge_agent.runtime.offers import OfferDesk
 from edge_agent.runtime.persistence import AgentStore
 from edge_agent.runtime.pool import Pool, Worker
 from edge_agent.runtime.process import become_subreaper
+from edge_agent.runtime.publisher_word import PublisherWord
 from edge_agent.runtime.retention import Retention
 from edge_agent.runtime.scrub import Scrubber
 from edge_agent.runtime.status import status_document
@@ -145,7 +146,10 @@ class Runtime:
         self._front.listeners = self
         self._front.gauges = self._gauges
         self._marks = Marks(self._agent_thread, self._store, self._state_dir)
-        self._desk = OfferDesk(config, self._library, self._marks, self._executor, pinned_root, self._tasks)
+        self._publisher = PublisherWord(self._executor, pinned_root)
+        self._desk = OfferDesk(
+            config, self._library, self._marks, self._executor, self._publisher, pinned_root, self._tasks
+        )
         self._scrubber = Scrubber(config, self._library, self._executor)
         self._admin = AdminServer(
             self._executor, self._desk, self._scrubber, self._store, self.status, self._front.routed
@@ -158,7 +162,7 @@ class Runtime:
         """The parts that face the process which speaks with the network."""
         config = self._config
         self._link = LinkState(monotonic_and_wall, configured=config.sync.broker is not None)
-        self._authority = Authority(self._agent_thread, self._marks, self._state_dir, pinned_root)
+        self._authority = Authority(self._agent_thread, self._marks, self._state_dir, pinned_root, self._publisher)
         self._assignments = AssignmentDesk(
             config.device_id, self._authority, self._marks, self._executor, self._library.is_admitted
         )

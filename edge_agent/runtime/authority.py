@@ -16,6 +16,7 @@ from edge_agent.contract.errors import HoldfastError, Rejected, Unavailable
 from edge_agent.contract.evidence import EVIDENCE_BYTES_MAX, Evidence, MetadataFiles, encode_evidence
 from edge_agent.contract.reasons import Reason
 from edge_agent.runtime.marks import Marks
+from edge_agent.runtime.publisher_word import PublisherWord
 from edge_agent.store.small_file import read_small_file, write_small_file
 from edge_agent.store.thread import Priority, StoreThread
 from edge_agent.trust.coordinator import verify_coordinator
@@ -41,9 +42,12 @@ class Kept(msgspec.Struct, frozen=True):
 class Authority:
     """`coordinator` is the key that counts now, None before the publisher has named one."""
 
-    def __init__(self, thread: StoreThread, marks: Marks, state_dir: Path, pinned_root: bytes) -> None:
+    def __init__(
+        self, thread: StoreThread, marks: Marks, state_dir: Path, pinned_root: bytes, publisher: PublisherWord
+    ) -> None:
         self._thread = thread
         self._marks = marks
+        self._publisher = publisher
         self._path = state_dir / FILE_NAME
         self._pinned_root = pinned_root
         self._kept = Kept()
@@ -77,6 +81,7 @@ class Authority:
         kept = Kept(refreshed.files, self._kept.evidence, self._kept.coordinator)
         evidence = refreshed.files.evidence()
         if evidence is not None:
+            await self._publisher.heard(evidence)
             # Whoever brings a wrong coordinator.json takes the right one away from nobody.
             told = [raw for raw in (coordinator, self._kept.coordinator) if raw is not None]
             named = next((raw for raw in told if self._name(evidence, raw)), None)

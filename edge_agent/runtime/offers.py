@@ -25,6 +25,7 @@ from edge_agent.core import events as ev
 from edge_agent.runtime.executor import Executor
 from edge_agent.runtime.library import Library, known_snapshot, utc_now
 from edge_agent.runtime.marks import Marks
+from edge_agent.runtime.publisher_word import PublisherWord
 from edge_agent.runtime.tasks import Tasks
 from edge_agent.trust.chain import verify_admitted, verify_metadata, verify_offer
 from edge_agent.trust.verified import DeviceProfile, VerifiedManifest
@@ -52,9 +53,11 @@ class OfferDesk:
         library: Library,
         marks: Marks,
         executor: Executor,
+        publisher: PublisherWord,
         pinned_root: bytes,
         tasks: Tasks,
     ) -> None:
+        self._publisher = publisher
         self._library = library
         self._marks = marks
         self._executor = executor
@@ -113,6 +116,7 @@ class OfferDesk:
             raise
         with self._storage_noted():
             await self._marks.remember(versions)
+        await self._publisher.heard(evidence)
         if admitted:
             return verify_admitted(evidence, manifest_raw, self._pinned_root)
         return verify_offer(

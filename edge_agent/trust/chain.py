@@ -17,14 +17,21 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import Any
 
+import msgspec
 from tuf.api.exceptions import LengthOrHashMismatchError
 from tuf.api.metadata import MetaFile, Root, Signed, Snapshot, Targets, Timestamp
 
 from edge_agent.contract import limits
 from edge_agent.contract.canonical import sha256_hex
 from edge_agent.contract.errors import Bug, Rejected
-from edge_agent.contract.evidence import TARGETS_FLOORS_FIELD, Evidence, manifest_target_path
+from edge_agent.contract.evidence import (
+    TARGETS_FLOORS_FIELD,
+    TARGETS_MINIMUMS_FIELD,
+    Evidence,
+    manifest_target_path,
+)
 from edge_agent.contract.manifest import Manifest, parse_manifest
+from edge_agent.contract.policy import Policy
 from edge_agent.contract.reasons import Reason
 from edge_agent.trust.signed_file import (
     check_meta_version,
@@ -249,6 +256,18 @@ def _floors(targets: Targets) -> Mapping[str, int]:
     ):
         raise Rejected("the floors in the targets metadata are malformed", reason=Reason.MALFORMED)
     return MappingProxyType(stated)
+
+
+def stated_minimums(evidence: Evidence, pinned_root: bytes) -> Mapping[str, Policy]:
+    """The policy below which the publisher lets nobody go, per model name; a field of our own in the signed part.
+
+    Raises Rejected: too_large, malformed, signature.
+    """
+    stated: Any = _walk(evidence, pinned_root).targets.unrecognized_fields.get(TARGETS_MINIMUMS_FIELD, {})
+    try:
+        return MappingProxyType(msgspec.convert(stated, dict[str, Policy]))
+    except msgspec.ValidationError as error:
+        raise Rejected(f"a minimum policy in the targets metadata: {error}", reason=Reason.MALFORMED) from error
 
 
 def _check_fits(verified: VerifiedManifest, device: DeviceProfile) -> None:

@@ -12,6 +12,7 @@ from edge_agent.contract import limits
 HEX_CHARS = 64
 ESCAPED = "\x01"  # six bytes in JSON: no character takes more
 LONG_FLOAT = 1.2345678901234567e-300  # as many digits as a number can have
+LONG_FRACTION = 0.12345678901234566
 
 
 class Unbounded(AssertionError):
@@ -42,7 +43,7 @@ def _largest(info: inspect.Type, place: str) -> Any:
         case inspect.IntType() if info.le is not None:
             return info.le
         case inspect.FloatType():
-            return LONG_FLOAT
+            return LONG_FLOAT if not info.ge else info.ge + LONG_FRACTION
         case inspect.BoolType():
             return False
         case inspect.NoneType():

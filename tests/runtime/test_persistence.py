@@ -75,7 +75,7 @@ def test_a_state_comes_back_as_it_was(tmp_path: Path) -> None:
 
 
 def test_facts_of_a_boot_are_not_kept_across_it() -> None:
-    state = replace(STATE, probation_ends_s=17.0, retry_at_s=3.0, refused_rungs=("a",))
+    state = replace(STATE, stage_ends_s=17.0, retry_at_s=3.0, refused_rungs=("a",))
     assert decode_state(encode_state(state)) == persistent_part(STATE)
 
 

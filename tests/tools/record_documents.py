@@ -12,6 +12,7 @@ from typing import Any
 
 from edge_agent.contract import presence
 from edge_agent.contract.canonical import encode, sha256_hex
+from edge_agent.contract.envelope import Envelope, SignedKind
 from edge_agent.contract.evidence import encode_evidence
 from tests import line_samples as sample
 from tests.harness.agent import ROOT
@@ -20,6 +21,13 @@ from tests.samples import a_manifest
 RECORDED = ROOT / "tests" / "contract" / "recorded" / str(presence.CONTRACT_VERSIONS[0])
 SUMS = "SHA256SUMS"  # `sha256sum -c` reads it
 
+
+def _enveloped(kind: SignedKind, payload_name: str, document: Any) -> Envelope:
+    """Around the bytes that were recorded, if they were: later versions may write the same document otherwise."""
+    payload = RECORDED / payload_name
+    return sample.signed(kind, payload.read_bytes() if payload.exists() else document)
+
+
 # File name -> what it says. A channel's message is in the file with the channel's name.
 DOCUMENTS: dict[str, Any] = {
     "hello.json": sample.HELLO,
@@ -27,7 +35,7 @@ DOCUMENTS: dict[str, Any] = {
     "state.json": sample.DEVICE_STATE,
     "reports.json": sample.REPORT_BATCH,
     "get.json": sample.GET,
-    "assignment.json": sample.ASSIGNMENT_ENVELOPE,
+    "assignment.json": _enveloped(SignedKind.ASSIGNMENT, "assignment-payload.json", sample.ASSIGNMENT),
     "assignment-payload.json": sample.ASSIGNMENT,
     "ack.json": sample.ACK_ENVELOPE,
     "ack-payload.json": sample.REPORT_ACK,
