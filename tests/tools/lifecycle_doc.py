@@ -7,21 +7,22 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterable, Mapping
-from itertools import pairwise
 from pathlib import Path
 from typing import TypeVar
 
+from edge_agent.contract import limits
 from edge_agent.contract.reasons import Reason
 from edge_agent.core import events as ev
-from edge_agent.core.lifecycle import CANDIDATE_TABLE, SERVING_TABLE, Cell
+from edge_agent.core.lifecycle import CANDIDATE_TABLE, SERVING_TABLE, Cell, decide
 from edge_agent.core.recovery import RESUME_PHASE
-from edge_agent.core.state import Phase, Status
+from edge_agent.core.state import ModelState, Moment, Phase, Status
+from tests.core.table_samples import NOW, C, events_on_the_way, on_the_way
 from tests.harness.agent import ROOT
 
 DOCUMENT = ROOT / "docs" / "lifecycle.md"
 STATE_FILE = ROOT / "edge_agent" / "core" / "state.py"
 State = TypeVar("State", Phase, Status)
-SHORT = {Reason.OUT_OF_ORDER: "–", Reason.NOT_BUILT: "*not built*"}
+SHORT = {Reason.OUT_OF_ORDER: "–"}
 
 HEAD = """\
 # The lifecycle of one model slot
@@ -35,8 +36,32 @@ one cell and gives the new state and what to do, or a refusal that changes nothi
 the candidate's digest, and all that an offer says, go by the first table; the others by the second. The event
 `Booted` has a table of its own, the last one.
 
-In the cells: the name of the handler (in `candidate.py`, `serving.py` or `assignment.py`); – is the refusal
-`out_of_order`; *not built* is the refusal `not_built`: that step comes with a later version.
+In the cells: the name of the handler, with its module where it is another one than the table's; – is the refusal
+`out_of_order`.
+"""
+
+
+WORDS = """\
+Drawn by putting sample events to the tables, with a policy of a shadow and shares of 10 and 50 %: an arrow is what
+`decide` does. Where nothing serves, or something of another interface, there is no trial: `proven` is followed by
+`Routed`. What served before goes on serving; from `probation` it is put back.
+
+**What a stage asks for** is the policy's (`edge_agent/contract/policy.py`; its defaults are in `core/rules.py`):
+`agent.toml`, then the assignment's, never below the publisher's minimum. Answers to live requests, copies and
+replayed golden vectors count as answers, so that a quiet device comes to an end too; errors, agreement and drift
+count live requests and copies alone. What sends a candidate back is in `core/judgement.py`.
+
+**Cut short.** An offer may cut a trial or a probation short: if the newer snapshot does not come to serve, the older
+one is watched anew. The same goes for any unconfirmed snapshot that serves as the wanted one. An assignment of a
+snapshot that is confirmed here needs no candidate: it is brought up as by a rollback.
+
+**Somebody on the device** who rolls back or pins holds that against the coordinator, until it states a higher
+generation of this model. A pinned slot takes nothing but repairs.
+
+**Down and up the ladder.** A fallback goes to the best rung that verifies, loads and proves itself. What had to be
+left is tried again by itself: after `retry_s`, then four times as long each time, at most CLIMBS_MAX times in one
+generation (`core/upkeep.py`). A start without a clean stop, of which no worker survived, counts against the candidate
+that was being tried, or else against what served (`core/recovery.py`); serving for STEADY_S clears that.
 """
 
 
@@ -47,13 +72,7 @@ def document() -> str:
         HEAD,
         "## The way of a candidate\n",
         _diagram(),
-        "`set_aside` is quarantined, or declined when the reason is no failure of the snapshot (docs/reasons.md).\n"
-        "What served before goes on serving; from `probation` it is put back. An operator's rollback ends a candidate\n"
-        "as well. An offer may cut a probation short: if the newer snapshot does not come to serve, the older one is\n"
-        "watched anew. The same goes for any unconfirmed snapshot that serves as the wanted one\n"
-        "(`watch_unconfirmed`). An assignment of a snapshot that is confirmed here needs no candidate: it is brought\n"
-        "up as by a rollback; one that is here and not confirmed begins as `received`. What somebody on the device\n"
-        "chose holds until a later generation is assigned.\n",
+        WORDS,
         "## Phases of the candidate\n",
         _meanings(Phase, comments),
         "## Candidate: phase and event\n",
@@ -72,40 +91,46 @@ def document() -> str:
 
 
 def _diagram() -> str:
-    """The straight way, as the order of `Phase` has it; phases without any handler are marked."""
-    built = [phase for phase in Phase if phase is not Phase.NONE and _is_built(phase)]
-    lines = ["stateDiagram-v2"]
-    lines += [f"    [*] --> {Phase.ASSIGNED}: AssignmentTaken", f"    [*] --> {Phase.FETCHING}: OfferBegun (by hand)"]
-    lines += [f"    {one} --> {two}: {_steps(one)}" for one, two in pairwise(built)]
-    lines.append(f"    {built[-1]} --> confirmed: Woke (probation_s have passed)")
-    lines += [f"    {phase} --> set_aside: {', '.join(failures)}" for phase in built if (failures := _failures(phase))]
-    lines.append(f"    {Phase.FETCHING} --> [*]: OfferAbandoned")
-    return "```mermaid\n" + "\n".join(lines) + "\n```\n"
+    """Every change of place that the tables make of the sample events; what stays where it is is left out."""
+    edges: dict[tuple[str, str], list[str]] = {}
+    for phase, percent in PLACES:
+        state = on_the_way(phase, percent)
+        for caption, event in events_on_the_way(percent).items():
+            step = decide(state, event, LATE if caption.startswith("Woke") else NOW)
+            before, after = _place(state, state), _place(state, step.state)
+            captions = edges.setdefault((before, after), [])
+            if step.refusal is None and before != after and caption not in captions:
+                captions.append(caption)
+    lines = [
+        f"    {before} --> {after}: {', '.join(captions)}" for (before, after), captions in edges.items() if captions
+    ]
+    return "```mermaid\n" + "\n".join(["stateDiagram-v2", *lines]) + "\n```\n"
 
 
-FORWARD = (
-    ev.OfferCompleted,
-    ev.VerifyPassed,
-    ev.WorkerUp,
-    ev.Routed,
-    ev.OfferBegun,
-)  # in the order of the phases that they end
-FAILURES = (ev.VerifyFailed, ev.BringUpFailed, ev.WorkerCrashed)
+# Each place on the way of a candidate: its phase, and its share of the requests.
+PLACES: tuple[tuple[Phase, int | None], ...] = (
+    (Phase.NONE, None), (Phase.ASSIGNED, None), (Phase.FETCHING, None), (Phase.RECEIVED, None), (Phase.VERIFIED, None),
+    (Phase.PROVEN, 0), (Phase.PROVEN, None), (Phase.TRIAL, 0), (Phase.TRIAL, 10), (Phase.TRIAL, 50),
+    (Phase.PROBATION, None),
+)  # fmt: skip
+LATE = Moment(NOW.monotonic_s + limits.STAGE_OVERTIME_S, NOW.unix_ms)
 
 
-def _steps(phase: Phase) -> str:
-    """The event that takes a candidate on from this phase: the one whose handler is of `candidate`."""
-    row = CANDIDATE_TABLE[phase]
-    return next(kind.__name__ for kind in FORWARD if _room(row[kind]) == "candidate")
-
-
-def _failures(phase: Phase) -> list[str]:
-    row = CANDIDATE_TABLE[phase]
-    return [kind.__name__ for kind in FAILURES if _room(row[kind]) == "candidate"]
-
-
-def _is_built(phase: Phase) -> bool:
-    return any(_room(cell) == "candidate" for kind, cell in CANDIDATE_TABLE[phase].items() if kind is not ev.Woke)
+def _place(old: ModelState, new: ModelState) -> str:
+    """Where the candidate is; out of the way it is confirmed, quarantined, declined or gave way."""
+    if new.candidate and new.candidate.digest == C.digest:
+        if new.phase is Phase.TRIAL or (new.phase is Phase.PROVEN and new.candidate.share_percent):
+            percent = new.candidate.share_percent
+            return f"trial_{percent}_percent" if percent else "trial_shadow"
+        return new.phase.value
+    if old.candidate is None:
+        return "[*]"
+    if any(record.digest == C.digest for record in new.quarantine):
+        return "quarantined"
+    if new.declined != old.declined:
+        return "declined"
+    known = new.find(C.digest)
+    return "confirmed" if known and known.confirmed_unix_ms else "gave_way"
 
 
 def _room(cell: Cell) -> str:
