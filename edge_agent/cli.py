@@ -65,12 +65,18 @@ def main() -> None:
 @_says_what_to_do
 def run(config_path: Path) -> None:
     """Run the agent in the foreground (a service manager restarts it)."""
-    from edge_agent.logs import set_up_logs
-    from edge_agent.runtime.app import Runtime
+    from edge_agent.runtime.claim import claim
 
     config = load_config(config_path)
-    set_up_logs(config.log_level, process="runtime", device_id=config.device_id)
-    asyncio.run(Runtime(config).run())
+    claimed = claim(config)  # before the rest is imported: the engine's import is what a start waits for
+    try:
+        from edge_agent.logs import set_up_logs
+        from edge_agent.runtime.app import Runtime
+
+        set_up_logs(config.log_level, process="runtime", device_id=config.device_id)
+        asyncio.run(Runtime(config, claimed).run())
+    finally:
+        claimed.end()
 
 
 @main.command("import")

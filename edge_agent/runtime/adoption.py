@@ -38,7 +38,16 @@ class Found:
 class Adoption:
     """One pass over the run folders at a boot."""
 
-    def __init__(self, run_dirs: tuple[Path, ...], generation: int, pool: Pool, front: FrontLink) -> None:
+    def __init__(
+        self,
+        run_dirs: tuple[Path, ...],
+        launched: frozenset[Path],
+        generation: int,
+        pool: Pool,
+        front: FrontLink,
+    ) -> None:
+        """launched: sockets of children of this start, which are nobody's to take back."""
+        self._launched = launched
         self._run_dirs = run_dirs
         self._generation = generation
         self._pool = pool
@@ -48,7 +57,7 @@ class Adoption:
         """Take back what fits; end the rest. The loaded workers that were taken back."""
         live: list[LiveWorker] = []
         for path in sorted(path for folder in self._run_dirs for path in folder.glob("*.sock")):
-            if path.name in (ADMIN_SOCKET, SYNC_SOCKET):  # the runtime's own
+            if path.name in (ADMIN_SOCKET, SYNC_SOCKET) or path in self._launched:  # the runtime's own
                 continue
             found = await self._ask(path)
             if found is None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import os
 import shutil
 import signal
@@ -21,17 +20,18 @@ from edge_agent import AGENT_VERSION
 from edge_agent.config import Config
 from edge_agent.contract import limits
 from edge_agent.contract.device_state import DeviceState
-from edge_agent.contract.errors import Bug, HoldfastError, Rejected
+from edge_agent.contract.errors import Bug, HoldfastError
 from edge_agent.contract.reasons import Reason
 from edge_agent.contract.report import ReportKind
 from edge_agent.core import events as ev
 from edge_agent.core.actions import Action, DropOffer, KeepWorkers, Route, Tell, Verify
 from edge_agent.core.state import ModelState, Moment, Phase, Settings
-from edge_agent.folders import ADMIN_SOCKET, SYNC_SOCKET, make_run_folder, run_folders
+from edge_agent.folders import ADMIN_SOCKET, SYNC_SOCKET, run_folders
 from edge_agent.runtime.admin import AdminServer
 from edge_agent.runtime.adoption import Adoption
 from edge_agent.runtime.assignments import AssignmentDesk
 from edge_agent.runtime.authority import Authority
+from edge_agent.runtime.claim import Claim, fork_server_socket
 from edge_agent.runtime.crashes import CrashReporter
 from edge_agent.runtime.device_state import device_state
 from edge_agent.runtime.executor import Executor
@@ -71,19 +71,18 @@ def generation_now() -> int:
 class Runtime:
     """One agent's runtime process."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, claim: Claim) -> None:
+        """claim: the caller's, who gives it back after `run`."""
         self._config = config
         self._state_dir = Path(config.state_dir)
-        self._lock_fds: list[int] = []
+        self._claim = claim
+        self._run_dir = claim.run_dir
         self._queue: asyncio.Queue[ev.Event] = asyncio.Queue(limits.FACTS_WAITING_MAX)
 
     async def run(self) -> None:
         """Start, serve until SIGTERM or SIGINT, stop. Raises Rejected when it cannot start; bugs end the process."""
         pinned_root = read_pinned_root(Path(self._config.trusted_root))
         check_pinned_root(pinned_root)
-        self._lock_fds = [self._lock(self._state_dir)]
-        self._run_dir = make_run_folder(self._state_dir)
-        self._lock_fds.append(self._lock(self._run_dir))  # it stays when the state folder is removed under an agent
         become_subreaper()
         await self._open(pinned_root)
         stop = asyncio.Event()
@@ -98,26 +97,6 @@ class Runtime:
                 self._tasks.failed.result()
         finally:
             await self._end()
-
-    def _lock(self, folder: Path) -> int:
-        """One runtime per state folder. Raises Rejected when another one runs, or the folder cannot be made."""
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except OSError as error:
-            raise Rejected(
-                f"the state folder {self._state_dir} cannot be written: {error.strerror}",
-                next_step="Make it writable for the agent's user, or set another state_dir in agent.toml",
-            ) from error
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            raise Rejected(
-                f"another agent runs on {self._state_dir}",
-                next_step="Stop it first, or give this one a state_dir of its own",
-            ) from None
-        return descriptor
 
     async def _open(self, pinned_root: bytes) -> None:
         config = self._config
@@ -139,7 +118,7 @@ class Runtime:
         self._front = FrontLink(
             config, self._run_dir, generation, self._library.manifest, self._workers_of, self._post, self._tasks
         )
-        self._pool = Pool(config, self._library, self._run_dir, generation, self._post, self._front, self._tasks)
+        self._pool = Pool(config, self._library, self._claim, generation, self._post, self._front, self._tasks)
         crashes = CrashReporter(self._post, self._tasks)
         self._crashes = crashes
         self._pool.on_exit_status = crashes.died
@@ -182,7 +161,8 @@ class Runtime:
             manifest = self._library.manifest(snapshot.digest)
             if manifest is not None:
                 by_digest[snapshot.digest] = manifest.name
-        adoption = Adoption(run_folders(self._state_dir), self._generation, self._pool, self._front)
+        launched = frozenset(fork_server_socket(self._run_dir, engine) for engine in self._claim.fork_servers)
+        adoption = Adoption(run_folders(self._state_dir), launched, self._generation, self._pool, self._front)
         live = await adoption.run(by_digest)
         if not self._front.address:
             self._front.bind()
@@ -240,8 +220,6 @@ class Runtime:
             if not thread.end(limits.STORE_END_S):
                 log.error("disk_hangs_at_the_end", next_step=Reason.DISK_HANGS.next_step)
         shutil.rmtree(self._run_dir, ignore_errors=True)
-        for descriptor in self._lock_fds:
-            os.close(descriptor)
 
     # ---- the executor's actor
 

@@ -28,6 +28,7 @@ from edge_agent.core import events as ev
 from edge_agent.core.backoff import Deaths, respawn_delay_s, with_trouble
 from edge_agent.core.blame import is_loaded_again, reason_of_failed_load
 from edge_agent.runtime.channel import Channel, Header, connect_when_up
+from edge_agent.runtime.claim import Claim
 from edge_agent.runtime.library import Library
 from edge_agent.runtime.loading import LoadFailed, LoadPlan, load, plan_load
 from edge_agent.runtime.process import ProcessHandle
@@ -84,17 +85,17 @@ class Pool:
         self,
         config: Config,
         library: Library,
-        run_dir: Path,
+        claim: Claim,
         generation: int,
         post: Callable[[ev.Event], object],
         front: FrontPort,
         tasks: Tasks,
     ) -> None:
-        self.zygotes = Zygotes(config, run_dir, generation, self._note_exit_status)
+        self.zygotes = Zygotes(config, claim, generation, self._note_exit_status)
         self.on_exit_status: Callable[[Worker, int | None, int | None], None] = lambda _w, _c, _s: None
         self._config = config
         self._library = library
-        self._run_dir = run_dir
+        self._run_dir = claim.run_dir
         self._generation = generation
         self._post = post
         self._front = front

@@ -63,7 +63,18 @@ def start(
     folder: Path,
     on_exit: Callable[[], None],
 ) -> ProcessHandle:
-    """Start a child in a session of its own, so that a signal to our terminal or group does not end it.
+    """Launch a child and watch it. Raises OSError when it cannot be started."""
+    return ProcessHandle(launch(command, pass_fds=pass_fds, environment=environment, folder=folder), on_exit)
+
+
+def launch(
+    command: Sequence[str],
+    *,
+    pass_fds: Sequence[int] = (),
+    environment: Mapping[str, str] | None = None,
+    folder: Path,
+) -> int:
+    """Start a child in a session of its own, so that a signal to our terminal or group does not end it; its pid.
 
     stdout and stderr are ours (structured logs go to stderr). Raises OSError when it cannot be started.
     """
@@ -76,7 +87,7 @@ def start(
         start_new_session=True,
     )
     child.returncode = 0  # reaped through the pidfd, not by Popen
-    return ProcessHandle(child.pid, on_exit)
+    return child.pid
 
 
 def become_subreaper() -> None:

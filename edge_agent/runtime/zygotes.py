@@ -15,11 +15,11 @@ from typing import Any
 
 import structlog
 
-import edge_agent.worker
 from edge_agent.config import Config
 from edge_agent.contract.errors import HoldfastError, Unavailable
 from edge_agent.contract.reasons import Reason
 from edge_agent.runtime.channel import Channel, Header, PeerRefused, connect_when_up
+from edge_agent.runtime.claim import Claim, fork_server_command, fork_server_socket
 from edge_agent.runtime.process import ProcessHandle, start
 
 log = structlog.get_logger()
@@ -46,9 +46,10 @@ class Zygote:
 class Zygotes:
     """All fork servers of this device."""
 
-    def __init__(self, config: Config, run_dir: Path, generation: int, on_worker_exit: ExitListener) -> None:
+    def __init__(self, config: Config, claim: Claim, generation: int, on_worker_exit: ExitListener) -> None:
         self._config = config
-        self._run_dir = run_dir
+        self._run_dir = claim.run_dir
+        self._launched = claim.fork_servers
         self._generation = generation
         self._on_worker_exit = on_worker_exit
         self._zygotes: dict[str, Zygote] = {}
@@ -130,22 +131,9 @@ class Zygotes:
         ]
 
     async def _start(self, engine: str) -> Zygote:
-        settings = self._config.engines.get(engine)
-        if settings is None:
-            raise Unavailable(f"no [engines.{engine}] in agent.toml", reason=Reason.ENGINE_MISSING)
-        path = self._run_dir / f"zygote-{engine}.sock"
-        path.unlink(missing_ok=True)
-        main = Path(edge_agent.worker.__path__[0]) / "__main__.py"
-        command = [
-            settings.python, "-I", str(main), "zygote", "--engine", engine, "--socket", str(path),
-            "--orphan-timeout-s", str(self._config.limits.orphan_s),
-        ]  # fmt: skip
+        process = self._launch(engine)
         try:
-            process = start(command, folder=self._run_dir, on_exit=lambda: None)
-        except OSError as error:
-            raise Unavailable(f"cannot start {settings.python}: {error}", reason=Reason.ENGINE_MISSING) from error
-        try:
-            channel = await self._connect(path, process)
+            channel = await self._connect(fork_server_socket(self._run_dir, engine), process)
             hello, _ = await channel.request("hello", timeout_s=HELLO_S, role="control", generation=self._generation)
         except HoldfastError as error:
             process.kill()
@@ -163,6 +151,22 @@ class Zygotes:
         )
         self._zygotes[engine] = zygote
         return zygote
+
+    def _launch(self, engine: str) -> ProcessHandle:
+        """The process that was launched with the agent, if it still lives; else another one."""
+        launched = self._launched.pop(engine, None)
+        if launched is not None:
+            with contextlib.suppress(ProcessLookupError):
+                return ProcessHandle(launched, lambda: None)
+        settings = self._config.engines.get(engine)
+        if settings is None:
+            raise Unavailable(f"no [engines.{engine}] in agent.toml", reason=Reason.ENGINE_MISSING)
+        fork_server_socket(self._run_dir, engine).unlink(missing_ok=True)
+        command = fork_server_command(self._config, self._run_dir, engine)
+        try:
+            return start(command, folder=self._run_dir, on_exit=lambda: None)
+        except OSError as error:
+            raise Unavailable(f"cannot start {settings.python}: {error}", reason=Reason.ENGINE_MISSING) from error
 
     async def _connect(self, path: Path, process: ProcessHandle) -> Channel:
         return await connect_when_up(path, process, self.on_event, self.forget, timeout_s=HELLO_S)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,7 @@ from edge_agent.contract import limits
 from edge_agent.contract.errors import Bug
 from edge_agent.core import events as ev
 from edge_agent.runtime.app import Runtime
+from edge_agent.runtime.claim import Claim
 from edge_agent.runtime.tasks import Tasks
 from tests.harness.fixtures import NewAgent
 
@@ -19,7 +21,8 @@ def test_a_fact_that_cannot_be_kept_ends_the_runtime(new_agent: NewAgent) -> Non
     """The next one finds out by itself how things are; one that goes on without it would decide on a wrong state."""
 
     async def story() -> None:
-        runtime = Runtime(load_config(new_agent(factory=None).config_file))
+        config = load_config(new_agent(factory=None).config_file)
+        runtime = Runtime(config, Claim(Path("/"), []))
         runtime._tasks = Tasks()
         for _ in range(limits.FACTS_WAITING_MAX):
             runtime._post(ev.Woke("tiny"))

@@ -25,6 +25,7 @@ from edge_agent.config import Config, EngineSettings, Limits, ModelSettings
 from edge_agent.contract.manifest import encode_manifest
 from edge_agent.runtime import loading
 from edge_agent.runtime.channel import Channel, Header, connect, connect_when_up
+from edge_agent.runtime.claim import Claim
 from edge_agent.runtime.process import ProcessHandle, start
 from edge_agent.runtime.zygotes import Zygote, Zygotes
 from edge_agent.store.memfd import SealedFile
@@ -106,7 +107,7 @@ class Stand:
 
     def new_runtime(self, generation: int) -> Zygotes:
         """The fork servers as a runtime of this generation sees them; none is started or adopted yet."""
-        return Zygotes(self._config, self.run_dir, generation, self._note_exit)
+        return Zygotes(self._config, Claim(self.run_dir, []), generation, self._note_exit)
 
     def zygote(self) -> Zygote:
         """The running fork server."""
