@@ -31,6 +31,7 @@ from edge_agent.contract import evidence as names
 from edge_agent.contract import limits
 from edge_agent.contract.canonical import sha256_hex
 from edge_agent.contract.manifest import Manifest, encode_manifest, parse_manifest
+from edge_agent.contract.policy import Policy
 
 
 class Publisher:
@@ -98,9 +99,10 @@ class Publisher:
             )
         return manifest.label()
 
-    def refresh(self, *, floors: Mapping[str, int] | None = None) -> None:
-        """Sign the same content again, perhaps with raised floors."""
-        refresh(keys=self.keys, repository=self.repository, now=datetime.now(UTC), floors=floors)
+    def refresh(self, *, floors: Mapping[str, int] | None = None, minimums: Mapping[str, Policy] | None = None) -> None:
+        """Sign the same content again, perhaps with raised floors or other minimum policies."""
+        now = datetime.now(UTC)
+        refresh(keys=self.keys, repository=self.repository, now=now, floors=floors, minimums=minimums)
 
     def authorize_coordinator(self, public_key_hex: str) -> Authorized:
         """Name the coordinator by its raw Ed25519 key (64 hexadecimal digits) and sign that."""

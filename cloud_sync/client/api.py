@@ -15,7 +15,7 @@ import msgspec
 from cloud_sync.client import documents as said
 from cloud_sync.client.transport import Bounds, Transport, read_token
 from edge_agent.contract.evidence import Evidence, encode_evidence
-from edge_agent.contract.policy import Policy
+from edge_agent.contract.policy import NO_POLICY, Policy
 
 T = TypeVar("T")
 
@@ -87,7 +87,7 @@ class Coordinator(AbstractContextManager["Coordinator"]):
         return self._ask(said.Rollout, "GET", f"/v1/rollouts/{_segment(str(rollout_id))}")
 
     def start_rollout(
-        self, model: str, version: str, strategy: str, devices: Sequence[str] | None, policy: Policy
+        self, model: str, version: str, strategy: str, devices: Sequence[str] | None, policy: Policy = NO_POLICY
     ) -> Told[said.OneRollout]:
         """Assign a snapshot. strategy: all (at once) or one (after another). devices: None = all that run the model."""
         wish = {

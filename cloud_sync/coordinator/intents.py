@@ -12,10 +12,8 @@ from cloud_sync.core.fleet import Kind, Rollout, Strategy
 from cloud_sync.core.plan import refusals
 from cloud_sync.repository.catalog import Entry
 from edge_agent.contract.errors import Rejected, Unavailable
-from edge_agent.contract.policy import Policy
+from edge_agent.contract.policy import NO_POLICY, Policy
 from edge_agent.contract.reasons import Reason
-
-NO_POLICY = Policy()  # of its own: devices go by their agent.toml
 
 
 class Unknown(Rejected):

@@ -12,7 +12,6 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
-import msgspec
 from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, TargetFile, Targets, Timestamp
 from tuf.api.serialization import DeserializationError
@@ -21,7 +20,7 @@ from cloud_sync.publish.keys import Lifetimes, load_signer
 from cloud_sync.publish.repository import Repository
 from edge_agent.contract.errors import Corrupt, Rejected
 from edge_agent.contract.evidence import TARGETS_FLOORS_FIELD, TARGETS_MINIMUMS_FIELD, Evidence
-from edge_agent.contract.policy import Policy
+from edge_agent.contract.policy import Policy, encode_policy, parse_policy
 from edge_agent.contract.reasons import Reason
 
 S = TypeVar("S", Root, Timestamp, Snapshot, Targets)
@@ -109,7 +108,9 @@ def publish(
         targets={**published.targets, **signed},
         unrecognized_fields={
             TARGETS_FLOORS_FIELD: _raised(published.floors, floors or {}),
-            TARGETS_MINIMUMS_FIELD: msgspec.to_builtins({**published.minimums, **(minimums or {})}),
+            TARGETS_MINIMUMS_FIELD: {
+                name: encode_policy(policy) for name, policy in {**published.minimums, **(minimums or {})}.items()
+            },
         },
     )
     targets_raw = _sign(keys, "targets", published.root, targets)
@@ -167,7 +168,10 @@ def _verify_files(roots: tuple[bytes, ...], timestamp_raw: bytes, read: Callable
         evidence=Evidence(roots, timestamp_raw, tuf_snapshot_raw, targets_raw),
         targets=targets.targets,
         floors=targets.unrecognized_fields.get(TARGETS_FLOORS_FIELD, {}),
-        minimums=msgspec.convert(targets.unrecognized_fields.get(TARGETS_MINIMUMS_FIELD, {}), dict[str, Policy]),
+        minimums={
+            name: parse_policy(text)
+            for name, text in targets.unrecognized_fields.get(TARGETS_MINIMUMS_FIELD, {}).items()
+        },
         versions={
             "root": root.version,
             "targets": targets.version,

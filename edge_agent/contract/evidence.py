@@ -102,4 +102,4 @@ def manifest_target_path(name: str, version: str) -> str:
 
 # A field of ours in the signed part of TUF's targets: {model name: lowest release that may be taken in anywhere}.
 TARGETS_FLOORS_FIELD = "x-holdfast-floors"
-TARGETS_MINIMUMS_FIELD = "x-holdfast-minimum-policies"
+TARGETS_MINIMUMS_FIELD = "x-holdfast-minimum-policies"  # {model: canonical JSON}: signed metadata has no fractions

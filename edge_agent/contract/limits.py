@@ -30,6 +30,7 @@ ROOT_CHAIN_MAX = 64  # root rotations that one device may walk at once
 
 # ---- documents between device and cloud
 ASSIGNMENT_BYTES_MAX = 256 * KIB
+POLICY_BYTES_MAX = 4 * KIB  # the largest one takes about 700 bytes
 REPORT_BYTES_MAX = 64 * KIB
 PRESENCE_BYTES_MAX = 48 * KIB  # a hello with 64 models and 64 engines, each character of a label escaped, takes 32
 MODELS_PER_DEVICE_MAX = 64

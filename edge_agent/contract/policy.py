@@ -8,7 +8,8 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from edge_agent.contract.limits import SHARE_STEPS_MAX
+from edge_agent.contract import canonical
+from edge_agent.contract.limits import POLICY_BYTES_MAX, SHARE_STEPS_MAX
 
 Seconds = Annotated[float, Meta(ge=0, le=30 * 86400)]
 Requests = Annotated[int, Meta(ge=0, le=1_000_000)]
@@ -44,3 +45,16 @@ class Policy(Struct, frozen=True, omit_defaults=True):
     drift_max: Annotated[float, Meta(ge=0, le=1)] | None = None
     unclean_starts_max: Annotated[int, Meta(ge=0, le=100)] | None = None
     allow_interface_change: bool | None = None
+
+
+NO_POLICY = Policy()  # nothing is stated
+
+
+def encode_policy(policy: Policy) -> str:
+    """As it stands in signed metadata."""
+    return canonical.encode(policy).decode()
+
+
+def parse_policy(text: str) -> Policy:
+    """Raises Rejected: too_large or malformed."""
+    return canonical.decode(text.encode(), Policy, bytes_max=POLICY_BYTES_MAX)

@@ -17,7 +17,6 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import Any
 
-import msgspec
 from tuf.api.exceptions import LengthOrHashMismatchError
 from tuf.api.metadata import MetaFile, Root, Signed, Snapshot, Targets, Timestamp
 
@@ -31,7 +30,7 @@ from edge_agent.contract.evidence import (
     manifest_target_path,
 )
 from edge_agent.contract.manifest import Manifest, parse_manifest
-from edge_agent.contract.policy import Policy
+from edge_agent.contract.policy import Policy, parse_policy
 from edge_agent.contract.reasons import Reason
 from edge_agent.trust.signed_file import (
     check_meta_version,
@@ -264,10 +263,9 @@ def stated_minimums(evidence: Evidence, pinned_root: bytes) -> Mapping[str, Poli
     Raises Rejected: too_large, malformed, signature.
     """
     stated: Any = _walk(evidence, pinned_root).targets.unrecognized_fields.get(TARGETS_MINIMUMS_FIELD, {})
-    try:
-        return MappingProxyType(msgspec.convert(stated, dict[str, Policy]))
-    except msgspec.ValidationError as error:
-        raise Rejected(f"a minimum policy in the targets metadata: {error}", reason=Reason.MALFORMED) from error
+    if not isinstance(stated, dict) or not all(isinstance(text, str) for text in stated.values()):
+        raise Rejected("the minimum policies in the targets metadata are malformed", reason=Reason.MALFORMED)
+    return MappingProxyType({name: parse_policy(text) for name, text in stated.items()})
 
 
 def _check_fits(verified: VerifiedManifest, device: DeviceProfile) -> None:

@@ -24,8 +24,8 @@ def test_the_commands_are_the_agreed_ones() -> None:
     assert here == {f"edge-agent {word}" for word in agreed}
     here = {name for name in NAMES if name.startswith("fleet")}
     agreed = (
-        "keys init", "snapshot pack", "snapshot publish", "snapshot list", "snapshot show", "bundle", "refresh", "minimum",
-        "coordinator authorize", "devices list", "devices show", "devices token", "rollout start",
+        "keys init", "snapshot pack", "snapshot publish", "snapshot list", "snapshot show", "bundle", "refresh",
+        "minimum", "coordinator authorize", "devices list", "devices show", "devices token", "rollout start",
         "rollout status", "rollback", "resume",
     )  # fmt: skip
     assert here == {f"fleet {word}" for word in agreed}

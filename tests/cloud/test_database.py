@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sqlite3
 import threading
 from collections.abc import Callable, Coroutine
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy import Connection, func, select, text
+from sqlalchemy import Connection, create_engine, func, select, text
 
 from cloud_sync import limits
 from cloud_sync.core.fleet import Halt, Kind, Strategy, Target
@@ -32,7 +33,10 @@ from cloud_sync.store.reports import Committed, commit_batch, committed_of, newe
 from cloud_sync.store.snapshots import ServedPart, log_parts
 from cloud_sync.store.tables import metadata, reports, served_parts
 from edge_agent.contract.errors import Corrupt, Unavailable
+from edge_agent.contract.policy import Policy
 from tests.cloud.fleets import rollout
+
+POLICY = Policy(shadow_s=5.0, share_percents=(10, 50))
 
 Story = Callable[[Database], Coroutine[Any, Any, None]]
 
@@ -158,27 +162,50 @@ def test_devices_assignments_and_rollouts_come_back_as_they_were(tmp_path: Path)
     wishes = [
         rollout(1),
         rollout(2, "b" * 64, Strategy.ONE, "d1", "d2", kind=Kind.ROLLBACK, refused_before=frozenset({("d1", "proof")})),
+        rollout(3, policy=POLICY),
     ]
     with connection_of(tmp_path / "a.db") as connection:
         write_device(connection, row)
         write_assignment(connection, "d1", assignment)
-        write_assignment(connection, "d1", AssignmentRow(1, 8, {"a": Target("f" * 64, "1.1.0", 4)}))
+        write_assignment(connection, "d1", AssignmentRow(1, 8, {"a": Target("f" * 64, "1.1.0", 4, POLICY)}))
         for wish in wishes:
             rollout_rows.write_rollout(connection, wish)
         rollout_rows.halt_rollout(connection, "r2", Halt("d1", "proof"))
         rollout_rows.halt_rollout(connection, "r2", Halt("d2", "later"))
         assert all_devices(connection) == [(row, 0)]
         assert all_assignments(connection)["d1"].revision == 8
+        assert all_assignments(connection)["d1"].models["a"].policy == POLICY
         assert all_entitlements(connection) == {"d1": {"e" * 64, "f" * 64}}
         kept = rollout_rows.all_rollouts(connection)
-        assert kept[0] == wishes[0]
+        assert (kept[0], kept[2]) == (wishes[0], wishes[2])
         assert (kept[1].kind, kept[1].devices, kept[1].halted) == (
             Kind.ROLLBACK, frozenset({"d1", "d2"}), Halt("d1", "proof"),
         )  # fmt: skip
         assert kept[1].refused_before == {("d1", "proof")}
-        assert rollout_rows.all_generations(connection) == {"m": 2}
+        assert rollout_rows.all_generations(connection) == {"m": 3}
         rollout_rows.raise_generation(connection, "m", 1)
-        assert rollout_rows.all_generations(connection) == {"m": 2}, "it never falls"
+        assert rollout_rows.all_generations(connection) == {"m": 3}, "it never falls"
+
+
+def test_a_database_from_before_policies_is_read_as_without_any(tmp_path: Path) -> None:
+    engine = create_engine(f"sqlite:///{tmp_path / 'a.db'}")
+    migrate(engine, to="0001")
+    with engine.begin() as connection:
+        connection.execute(
+            text(
+                "INSERT INTO rollouts VALUES (1, 'r1', 'm', '1.0.0', :digest, 1, 5, 'all', 'rollout', NULL, '[]',"
+                " NULL, NULL)"
+            ),
+            {"digest": "a" * 64},
+        )
+        connection.execute(
+            text("INSERT INTO assignments VALUES ('d1', 1, 1, :models)"),
+            {"models": json.dumps({"m": ["a" * 64, "1.0.0", 1]})},
+        )
+    engine.dispose()
+    with connection_of(tmp_path / "a.db") as connection:
+        assert [(one.rollout_id, one.policy) for one in rollout_rows.all_rollouts(connection)] == [("r1", Policy())]
+        assert all_assignments(connection)["d1"].models == {"m": Target("a" * 64, "1.0.0", 1)}
 
 
 def test_reports_incarnations_entitlements_and_parts_are_bounded(

@@ -11,6 +11,7 @@ from cloud_sync.core.fleet import Fleet, Halt, Rollout, Slot, Strategy, Target, 
 from cloud_sync.core.plan import Assign, HaltRollout, counting, plan, refusals, standing
 from cloud_sync.core.progress import Stage, Whole, progress
 from cloud_sync.limits import OFFLINE_AFTER_S
+from edge_agent.contract.policy import Policy
 from tests.cloud.fleets import (
     NEW,
     OLD,
@@ -48,6 +49,12 @@ def walk(devices: Fleet, rollouts: list[Rollout], **failing: str) -> list[dict[s
 
 def test_all_reaches_every_device_at_once_the_ones_that_are_offline_too() -> None:
     assert walk(fleet(device("d1"), device("d2", online=False)), [rollout(1)]) == [{"d1": NEW, "d2": NEW}]
+
+
+def test_a_rollouts_policy_goes_with_it_to_every_device() -> None:
+    policy = Policy(shadow_s=5.0)
+    (action,) = plan(fleet(device("d1")), [rollout(1, policy=policy)], 0.0)
+    assert isinstance(action, Assign) and action.models["m"].policy == policy
 
 
 def test_one_goes_from_device_to_device_in_the_order_of_their_ids() -> None:

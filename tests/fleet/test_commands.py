@@ -70,6 +70,21 @@ def test_a_rollout_that_would_reach_nobody_is_refused(operator: Operator) -> Non
     assert operator.document("rollout", "status")["rollouts"] == []
 
 
+@pytest.mark.parametrize(
+    ("word", "says"),
+    [
+        ("shadow=60", "Did you mean shadow_s?"),
+        ("shadow_s", "Did you mean shadow_s?"),
+        ("shadow_s=soon", "Write for example shadow_s=60"),
+        ("error_percent_max=101", "error_percent_max"),
+        ("share_percents=[0]", "share_percents"),
+    ],
+)
+def test_a_policy_that_cannot_be_meant_is_refused_with_what_could_be(operator: Operator, word: str, says: str) -> None:
+    refused = operator.run("rollout", "start", "digits", "--to", "1.1.0", "--policy", word, code=1)
+    assert says in refused.stderr
+
+
 def test_devices_and_rollouts_that_nobody_knows_are_refused(operator: Operator) -> None:
     assert operator.document("devices", "show", "kiosk-7", code=1)["reason"] == "unknown_device"
     assert operator.document("devices", "show", "../snapshots", code=1)["reason"] == "unknown_device"

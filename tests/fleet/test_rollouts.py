@@ -37,6 +37,12 @@ def test_a_rollout_is_followed_until_every_device_serves_and_so_is_the_way_back(
     assert rows.count("1.0.0") == 4 and rows.count(" s ago") == 2  # what serves and what is assigned, twice
 
 
+def test_a_rollout_states_its_policy(operator: Operator, scene: Scene) -> None:
+    scene.enter("a")
+    begun = scene.start("--policy", "probation_s=7", "--policy", "share_percents=[5, 50]")
+    assert begun["rollout"]["policy"] == {"probation_s": 7.0, "share_percents": [5, 50]}
+
+
 def test_a_rollout_that_is_not_waited_for_says_how_to_follow_it(operator: Operator, scene: Scene) -> None:
     scene.enter("a", waits)
     begun = scene.start()

@@ -19,6 +19,7 @@ from cloud_sync.publish.proving import Interpreters, prove
 from cloud_sync.publish.repository import Repository
 from cloud_sync.publish.signing import read_published
 from edge_agent.contract.errors import Corrupt, HoldfastError, Rejected, Unavailable
+from edge_agent.contract.policy import Policy
 from edge_agent.contract.reasons import Reason
 from edge_agent.offer.bundle_reader import BundleReader
 from edge_agent.trust.chain import verify_offer
@@ -345,6 +346,16 @@ def test_refreshing_moves_the_dates_and_floors_only_rise(publisher: Publisher, t
         publisher.refresh(floors={"tiny": 2})
     publisher.refresh()
     assert dict(read_published(publisher.repository).floors) == {"tiny": 3}
+
+
+def test_a_minimum_policy_stays_until_another_one_is_stated(publisher: Publisher, tmp_path: Path) -> None:
+    publisher.pack(write_tiny_model(tmp_path / "a"))
+    minimum = Policy(probation_s=3600.0, share_percents=(5, 50))
+    publisher.refresh(minimums={"tiny": minimum, "other": Policy(shadow_s=1.0)})
+    publisher.pack(write_tiny_model(tmp_path / "b", version="2", release=2))
+    assert read_published(publisher.repository).minimums["tiny"] == minimum
+    publisher.refresh(minimums={"tiny": Policy()})
+    assert dict(read_published(publisher.repository).minimums) == {"tiny": Policy(), "other": Policy(shadow_s=1.0)}
 
 
 def test_a_repository_that_cannot_be_written_is_named(publisher: Publisher, tmp_path: Path) -> None:

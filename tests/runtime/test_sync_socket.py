@@ -201,6 +201,22 @@ def test_policy_travels_in_the_assignment(agent: Agent, sync: SyncSocket, signer
     agent.wait_model("tiny", lambda m: m["candidate"] and m["candidate"]["phase"] == "probation", "is watched")
 
 
+def test_no_policy_goes_below_the_publishers_minimum(short_folder: Path) -> None:
+    releases, signer = Releases(short_folder / "releases"), Signer()
+    for version in ("0.9.0", "1.0.0"):
+        releases.publish(version)
+    releases.publisher.authorize_coordinator(signer.public_key)
+    releases.publisher.refresh(minimums={"tiny": Policy(probation_s=3600.0)})
+    with agents_of(releases, short_folder) as make:
+        agent = make().start_and_wait()
+        release = releases.all["1.0.0"]
+        with SyncSocket(agent) as sync:
+            sync.give_metadata(releases.publisher)
+            sync.ask("assignment", signer.assignment("d", 1, {"tiny": (release, 1)}, policy=Policy(probation_s=0.0)))
+            sync.offer(releases.publisher, release)
+        agent.wait_model("tiny", lambda m: m["candidate"] and m["candidate"]["phase"] == "probation", "is watched")
+
+
 def test_a_new_epoch_voids_the_assignments_of_the_old_coordinator(short_folder: Path) -> None:
     releases, signer, other = Releases(short_folder / "releases"), Signer(), Signer()
     for version in ("0.9.0", "1.0.0"):
