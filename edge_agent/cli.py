@@ -85,14 +85,18 @@ def run(config_path: Path) -> None:
 @click.option(
     "--wait-s", type=click.FloatRange(min=0), default=120.0, show_default=True, help="How long to follow the snapshot."
 )
+@click.option(
+    "--until", type=click.Choice(["trial", "serving", "confirmed"]), default="trial", show_default=True,
+    help="How far to follow it; a trial and a probation go on by themselves.",
+)  # fmt: skip
 @click.option("--no-wait", is_flag=True, help="Return as soon as every chunk is stored.")
 @config_option
 @json_option
 @_says_what_to_do
 def import_command(
-    bundle_path: Path, retry: bool, wait_s: float, no_wait: bool, config_path: Path, as_json: bool
+    bundle_path: Path, retry: bool, wait_s: float, until: str, no_wait: bool, config_path: Path, as_json: bool
 ) -> None:
-    """Offer a snapshot from a BUNDLE file: verified, proven here, then served. Also repairs damaged chunks."""
+    """Offer a snapshot from a BUNDLE file: verified, proven here, tried, then served. Also repairs damaged chunks."""
     config = load_config(config_path)
     with BundleReader(bundle_path) as bundle:
         model, version = _claimed_label(bundle.manifest_raw)
@@ -102,7 +106,7 @@ def import_command(
     if no_wait:
         _print_result(as_json, {"ok": True, **begun}, f"{begun['model']}@{begun['version']}: all chunks are stored")
         return
-    document = wait_until_settled(config, begun["model"], begun["digest"], wait_s)
+    document = wait_until_settled(config, begun["model"], begun["digest"], wait_s, until)
     _tell_outcome(as_json, begun, document)
 
 
@@ -118,8 +122,11 @@ def _tell_outcome(as_json: bool, begun: dict[str, Any], document: dict[str, Any]
     active = document["active"]
     serves = active is not None and active["digest"] == digest
     candidate = document["candidate"]
+    tried = candidate is not None and candidate["digest"] == digest
     if serves:
-        state = "serves, in probation" if candidate and candidate["digest"] == digest else "serves"
+        state = "serves, in probation" if tried else "serves"
+    elif tried and candidate["phase"] == "trial":
+        state = f"is tried beside {active['version']}, and takes its place by itself if it does well" if active else ""
     else:
         if declined and declined["digest"] == digest:
             reason = reason_from_word(declined["reason"])

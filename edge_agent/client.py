@@ -152,10 +152,11 @@ def _offer_once(
         return {**begun, **ended}
 
 
-def wait_until_settled(config: Config, model: str, digest: str, wait_s: float) -> Header:
-    """Follow an offered snapshot until it serves, is quarantined or is given up; the slot's document then.
+def wait_until_settled(config: Config, model: str, digest: str, wait_s: float, until: str = "trial") -> Header:
+    """Follow an offered snapshot until it came so far, is quarantined or is given up; the slot's document then.
 
-    Raises Unavailable after wait_s.
+    until: "trial" (it answers beside what serves, or alone where no trial is due), "serving" (all requests) or
+    "confirmed". Raises Unavailable after wait_s.
     """
     deadline = time.monotonic() + wait_s
     seen = -1
@@ -165,7 +166,7 @@ def wait_until_settled(config: Config, model: str, digest: str, wait_s: float) -
                 while time.monotonic() < deadline:
                     answer, _ = client.ask("wait", model=model, seen=seen)
                     seen, document = answer["seen"], answer["model"]
-                    if is_settled(document, digest):
+                    if is_settled(document, digest, until):
                         return dict(document)
         except Unavailable:
             seen = -1
@@ -173,11 +174,14 @@ def wait_until_settled(config: Config, model: str, digest: str, wait_s: float) -
     raise Unavailable(f"{model}: not settled within {wait_s:g} s", next_step="See `edge-agent status`")
 
 
-def is_settled(document: Header, digest: str) -> bool:
-    """Whether nothing more happens to this snapshot by itself soon: it serves, failed, or is a candidate no more."""
+ENOUGH = {"trial": ("trial", "probation"), "serving": ("probation",), "confirmed": ()}
+
+
+def is_settled(document: Header, digest: str, until: str) -> bool:
+    """Whether this snapshot came so far, or nothing more happens to it by itself: it failed, or is no candidate now."""
     candidate = document["candidate"]
     if candidate and candidate["digest"] == digest:
-        return bool(candidate["phase"] == "probation")
+        return candidate["phase"] in ENOUGH[until]
     active = document["active"]
     wanted = document["wanted"]
     if wanted and wanted["digest"] == digest and not (active and active["digest"] == digest):

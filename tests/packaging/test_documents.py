@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import dataclasses
 import re
 import shlex
 import tomllib
@@ -19,6 +20,8 @@ from cloud_sync.operator_cli.main import main as fleet
 from edge_agent.cli import main as edge_agent
 from edge_agent.config import Config, EngineSettings, ModelSettings, load_config
 from edge_agent.contract import limits
+from edge_agent.contract.policy import Policy
+from edge_agent.core.rules import Rules
 from tests.harness.agent import ROOT
 from tests.tools import demo_picture, lifecycle_doc
 
@@ -108,7 +111,11 @@ def test_the_defaults_in_the_readme_are_the_defaults(tmp_path: Path) -> None:
     shown = load_config(tmp_path / "agent.toml")
     plain = Config(state_dir="", models={"digits": ModelSettings()}, trusted_root="")
     assert (shown.serving, shown.limits, shown.scrub) == (plain.serving, plain.limits, plain.scrub)
-    assert msgspec.structs.replace(shown.models["digits"], factory=None) == plain.models["digits"]
+    own = ("factory", *Policy.__struct_fields__)  # a policy is short there, and its defaults are in the comments
+    assert msgspec.structs.replace(shown.models["digits"], **dict.fromkeys(own)) == plain.models["digits"]
+    said = re.findall(r"^(\w+) = .*# default (\[.*?\]|[\w.]+)", text, re.MULTILINE)
+    defaults = {name: tomllib.loads(f"value = {value}")["value"] for name, value in said}
+    assert msgspec.convert(defaults, Policy) == Policy(**dataclasses.asdict(Rules()))
     assert shown.log_level == plain.log_level
 
 
