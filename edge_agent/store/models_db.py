@@ -23,7 +23,7 @@ from edge_agent.store.memfd import SealedFile
 from edge_agent.store.sqlite import connect, forget_cached_pages, row, rows, translated, upsert
 
 SCHEMA_VERSION = 1
-PAGES_OF_A_CHUNK_MAX = 40  # 32 with bytes, one with the row, some for the index and for what a removed row left
+PAGES_OF_A_CHUNK_MAX = 270  # 257 with bytes, one with the row, some for the index and for what a removed row left
 # Additive only: an older agent on a newer database still finds its own columns and serves.
 MIGRATIONS: dict[int, str] = {
     1: """
