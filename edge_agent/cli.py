@@ -184,14 +184,46 @@ def history(model: str | None, newest: int, config_path: Path, as_json: bool) ->
 @_says_what_to_do
 def rollback(model: str, version: str | None, config_path: Path, as_json: bool) -> None:
     """Put an older snapshot of MODEL back, now and without any network."""
+    answer = _choice(config_path, "rollback", model, version)
+    _tell_choice(as_json, answer, f"{model}@{answer['model']['active']['version']} serves")
+
+
+@main.command()
+@click.argument("model")
+@click.option("--to", "version", help="The version to pin; default: what serves now.")
+@config_option
+@json_option
+@_says_what_to_do
+def pin(model: str, version: str | None, config_path: Path, as_json: bool) -> None:
+    """Keep MODEL at one version, and take nothing new until `unpin` or a newer rollout of that model."""
+    answer = _choice(config_path, "pin", model, version)
+    _tell_choice(as_json, answer, f"{model}@{answer['model']['active']['version']} serves, pinned")
+
+
+@main.command()
+@click.argument("model")
+@config_option
+@json_option
+@_says_what_to_do
+def unpin(model: str, config_path: Path, as_json: bool) -> None:
+    """Take a pin of MODEL back, and any other choice made on this device: what is assigned counts again."""
+    answer = _choice(config_path, "unpin", model, None)
+    assigned = answer["model"]["assigned"]
+    what = f"{assigned['version']} is assigned" if assigned else "nothing is assigned, what serves goes on"
+    _tell_choice(as_json, answer, f"{model} is not pinned; {what}")
+
+
+def _choice(config_path: Path, verb: str, model: str, version: str | None) -> dict[str, Any]:
     with AdminClient(load_config(config_path)) as client:
-        answer = client.ask("rollback", model=model, version=version)[0]
-    document = answer["model"]
-    result = {"ok": True, "saved": answer["saved"], "model": document}
-    _print_result(as_json, result, f"{model}@{document['active']['version']} serves")
+        return client.ask(verb, model=model, version=version)[0]
+
+
+def _tell_choice(as_json: bool, answer: dict[str, Any], text: str) -> None:
+    """What the operator chose; where the disk cannot be written, that a restart forgets it."""
+    _print_result(as_json, {"ok": True, "saved": answer["saved"], "model": answer["model"]}, text)
     if not answer["saved"]:
         click.echo(f"edge-agent: it serves, but could not be saved ({answer['storage']})", err=True)
-        click.echo("  -> Roll back again after a restart, or make the state folder writable before", err=True)
+        click.echo("  -> Say it again after a restart, or make the state folder writable before", err=True)
 
 
 @main.command()

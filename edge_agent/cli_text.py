@@ -38,7 +38,9 @@ def print_status(document: dict[str, Any]) -> None:
         )
     console.print(table)
     for name, model in document["models"].items():
-        if model["assigned"] and model["assigned"]["held"]:
+        if model.get("pinned"):
+            console.print(f"{name}: pinned here: nothing new is taken until `edge-agent unpin` or a newer rollout")
+        elif model["assigned"] and model["assigned"]["held"]:
             console.print(f"{name}: {model['assigned']['version']} is assigned; what was chosen here holds against it")
         if model["reason"]:
             _say(console, name, model["reason"])
