@@ -20,11 +20,12 @@ import msgspec
 
 from edge_agent import AGENT_VERSION
 from edge_agent.client import AdminClient, connect_within, import_bundle, wait_until_settled
-from edge_agent.config import load_config
+from edge_agent.config import Config, load_config
 from edge_agent.contract import limits
 from edge_agent.contract.errors import HoldfastError, Rejected, Unavailable
 from edge_agent.contract.reasons import reason_from_word
 from edge_agent.offer.bundle_reader import BundleReader
+from edge_agent.store.opening import journal_on_disk
 
 Command = Callable[..., None]
 
@@ -165,15 +166,45 @@ def status(wait_s: float, config_path: Path, as_json: bool) -> None:
 @json_option
 @_says_what_to_do
 def history(model: str | None, newest: int, config_path: Path, as_json: bool) -> None:
-    """The journal: what happened here, and why."""
-    with AdminClient(load_config(config_path)) as client:
-        lines = client.ask("history", model=model, newest=newest)[0]["lines"]
+    """The journal: what happened here, and why. Read from the disk when no agent runs."""
+    lines = _journal(load_config(config_path), model, newest)
     if as_json:
         _print_json({"lines": lines})
         return
     from edge_agent.cli_text import print_history
 
     print_history(lines)
+
+
+def _journal(config: Config, model: str | None, newest: int) -> list[dict[str, Any]]:
+    """Raises Rejected for a model that does not run here, Unavailable when nobody runs and no journal can be read."""
+    try:
+        with AdminClient(config) as client:
+            return list(client.ask("history", model=model, newest=newest)[0]["lines"])
+    except Unavailable:
+        found = journal_on_disk(Path(config.state_dir), model, newest)
+        if found is None:
+            raise
+    click.echo("edge-agent: no agent runs, this is what it wrote last", err=True)
+    return [line.document() for line in found]
+
+
+@main.command()
+@click.option("--out", type=click.Path(path_type=Path), help="The archive to write; default: in this folder.")
+@click.option(
+    "--log", "log_file", type=click.Path(path_type=Path), help="The agent's log, if it is not found by itself."
+)
+@config_option
+@json_option
+@_says_what_to_do
+def diagnose(out: Path | None, log_file: Path | None, config_path: Path, as_json: bool) -> None:
+    """One file with what a support engineer needs, and no secret; also of an agent that is down or hangs."""
+    from edge_agent.diagnosis import write_diagnosis
+
+    made = write_diagnosis(load_config(config_path), out, log_file)
+    missing = [name for name, fault in made.faults.items() if fault]
+    told = f"{made.path} ({made.size_bytes} bytes)" + (f"; not found out: {', '.join(missing)}" if missing else "")
+    _print_result(as_json, {"ok": True, "file": str(made.path), "bytes": made.size_bytes, "missing": missing}, told)
 
 
 @main.command()

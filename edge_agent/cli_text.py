@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from edge_agent.contract.reasons import Reason, reason_from_word
+from edge_agent.story import told
 
 PIPE_CHARS = 400  # a script that reads text gets each row on one line
 
@@ -76,7 +77,4 @@ def print_history(lines: list[dict[str, Any]]) -> None:
     """One line a fact, oldest first."""
     console = Console(soft_wrap=True, highlight=False)
     for line in lines:
-        at = datetime.fromtimestamp(line["at_unix_ms"] / 1000, UTC).isoformat(timespec="milliseconds")
-        what = f"{line['model']}@{line['version']}" if line["version"] else line["model"]
-        parts = [line["kind"], line["phase"], line["reason"], line["detail"]]
-        console.print(f"{at}  {what:24}  " + "  ".join(str(part) for part in parts if part))
+        console.print(told(line), markup=False)

@@ -80,9 +80,7 @@ class AdminServer:
     async def _do_history(self, session: Session, header: Header, payload: bytes) -> Answer:
         newest = whole_number(header, "newest", 50, 1, limits.HISTORY_LINES_MAX)
         lines = await self._store.journal(self._model_or_none(header), newest)
-        return {
-            "lines": [{"number": x.number, "at_unix_ms": x.at_unix_ms, "model": x.model, **x.entry} for x in lines]
-        }, b""
+        return {"lines": [line.document() for line in lines]}, b""
 
     async def _do_rollback(self, session: Session, header: Header, payload: bytes) -> Answer:
         return await self._chosen(ev.RollbackAsked(self._model(header), _version_or_none(header)))
