@@ -278,14 +278,15 @@ def verify(config_path: Path, as_json: bool) -> None:
 @main.command()
 @click.argument("bundle_path", metavar="BUNDLE", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The factory file to write.")
+@click.option("--renew", is_flag=True, help="Put it in the place of the one that is there.")
 @config_option
 @json_option
 @_says_what_to_do
-def factory(bundle_path: Path, out: Path, config_path: Path, as_json: bool) -> None:
+def factory(bundle_path: Path, out: Path, renew: bool, config_path: Path, as_json: bool) -> None:
     """Make the read-only factory snapshot from a BUNDLE: the last rung of the ladder."""
     from edge_agent.factory_command import make_factory
 
-    label = make_factory(load_config(config_path), bundle_path, out)
+    label = make_factory(load_config(config_path), bundle_path, out, renew=renew)
     _print_result(as_json, {"ok": True, "factory": str(out), "snapshot": label}, f"{out} holds {label}")
 
 

@@ -169,3 +169,12 @@ def test_a_pin_holds_and_refuses_what_is_new_until_it_is_taken_back(releases: Re
 def test_a_version_that_is_not_here_cannot_be_pinned(device: Agent) -> None:
     refused = device.cli("pin", "tiny", "--to", "7.0.0", "--json")
     assert refused.returncode == 1 and json.loads(refused.stdout)["reason"] == "unknown_version"
+
+
+def test_a_factory_snapshot_is_renewed_on_purpose_only(releases: Releases, new_agent: NewAgent) -> None:
+    agent = new_agent()
+    out, newer = str(agent.folder.parent / "d.factory"), str(releases.all["1.0.0"].bundle)
+    refused = agent.cli("factory", newer, "--out", out)
+    assert refused.returncode == 1 and "--renew" in refused.stderr
+    assert agent.cli_json("factory", newer, "--out", out, "--renew")["snapshot"] == "tiny@1.0.0"
+    assert agent.start_and_wait().model("tiny")["active"]["version"] == "1.0.0"
