@@ -113,3 +113,10 @@ def row(database: sqlite_utils.Database, statement: str, parameters: Sequence[An
 def rows(database: sqlite_utils.Database, statement: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
     """All rows of a query; callers bound them."""
     return list(database.execute(statement, list(parameters)).fetchall())
+
+
+def file_facts(database: sqlite_utils.Database) -> dict[str, Any]:
+    """What a support engineer asks of a database file first."""
+    names = ("user_version", "page_size", "page_count", "freelist_count", "journal_mode", "auto_vacuum")
+    facts: dict[str, Any] = {name: (row(database, f"PRAGMA {name}") or (None,))[0] for name in names}
+    return {**facts, "check": [str(line) for (line,) in rows(database, "PRAGMA quick_check(20)")]}
