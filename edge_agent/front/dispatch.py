@@ -103,8 +103,8 @@ class Dispatcher:
         for model, route in routes.models.items():
             if model not in self._schedulers:
                 self._schedulers[model] = sched.ModelScheduler(self._bounds.queue_max, self._bounds.deadline_s)
-            if route.share is not None and model not in self._trials:
-                self._trials[model] = Trial(self._bounds.deadline_s)
+            if route.share is not None:  # set at once: a trial without a candidate is over, and forgotten
+                self._trials.setdefault(model, Trial(self._bounds.deadline_s)).set_share(route.share)
             new = [worker for worker in route.workers if worker.worker_id not in self._links]
             opening += self._open_missing(model, route)
             if self._schedulers[model].route.digest == route.digest or not new:
