@@ -153,10 +153,11 @@ def _step(rollout: Rollout, members: Sequence[Device], now_s: float) -> tuple[fr
         halt = failure(rollout, device)
         if halt is not None and reached(rollout, device):
             return frozenset(), halt
+    online = [device for device in members if device.online(now_s)]  # who is away blocks nobody, and has its turn later
+    if any(reached(rollout, device) and not confirmed(rollout, device) for device in online):
+        return frozenset(), None  # also when somebody with an earlier name is back: one at a time
     turns: set[str] = set()
-    for device in members:
-        if not device.online(now_s):
-            continue  # it neither blocks the others nor counts as a failure; its turn comes when it is back
+    for device in online:
         if not reached(rollout, device):
             turns.add(device.device_id)
         if not confirmed(rollout, device):

@@ -285,7 +285,9 @@ def _judged_in_probation(state: ModelState, now: Moment) -> ModelState:
 
 def _confirmed(state: ModelState, candidate: Candidate, now: Moment) -> ModelState:
     known = state.find(candidate.digest) or candidate.snapshot
-    state = with_known(state, replace(known, confirmed_unix_ms=max(now.unix_ms, 1)))
+    newest = max((one.confirmed_unix_ms for one in state.known), default=0)
+    at_unix_ms = max(now.unix_ms, newest + 1)  # it is an order: a clock that was set back must not turn it round
+    state = with_known(state, replace(known, confirmed_unix_ms=at_unix_ms))
     return replace(
         state,
         candidate=None,

@@ -120,6 +120,15 @@ def test_a_device_that_is_offline_is_passed_over_and_has_its_turn_when_it_is_bac
     assert assigned(plan(fleet(replace(gone, connected=True), device("d2")), rollouts, 0.0)) == {"d1": NEW}
 
 
+def test_a_device_that_is_back_waits_while_another_one_tries_the_snapshot() -> None:
+    """It may come before that one by its name: two must not try at once."""
+    rollouts = [rollout(1, NEW, ONE)]
+    trying = device("d2", assigned=rollouts[0].target(), slot=Slot(active=OLD, candidate=NEW, phase="trial"))
+    assert plan(fleet(device("d1"), trying), rollouts, 0.0) == ()
+    done = replace(trying, slots={"m": Slot(active=NEW)})
+    assert assigned(plan(fleet(device("d1"), done), rollouts, 0.0)) == {"d1": NEW}
+
+
 def test_a_device_that_fell_silent_counts_as_offline() -> None:
     rollouts = [rollout(1, NEW, ONE)]
     trying = device("d1", assigned=rollouts[0].target(), slot=Slot(active=OLD, candidate=NEW, generation=1))

@@ -10,9 +10,12 @@ from edge_agent.contract.reasons import Reason
 from edge_agent.contract.report import ReportKind
 from edge_agent.core import events as ev
 from edge_agent.core.actions import Tell
+from edge_agent.core.ladder import last_good
 from edge_agent.core.lifecycle import Step, decide
-from edge_agent.core.state import LiveWorker, Moment, Phase, Status, persistent_part
+from edge_agent.core.state import Known, LiveWorker, Moment, Phase, Status, persistent_part
 from tests.core.device import FACTORY, ONE, TWO, Device, actions_of, device_on_factory
+
+THREE = Known("4" * 64, "4.0", 5, "i")
 
 
 def told(step: Step) -> list[Tell]:
@@ -116,3 +119,13 @@ def test_a_crash_loop_in_probation_without_another_rung_neither_ends_serving_nor
     device.now_s += device.probation_s
     device.feed(ev.Woke("m"))
     assert device.state.phase is Phase.PROBATION, "not confirmed while crashes speak against it"
+
+
+def test_a_clock_that_was_set_back_does_not_turn_the_order_of_confirmations_round() -> None:
+    """What was confirmed last is what is gone back to, and what retention keeps; wall time is only a record."""
+    device = device_on_factory()
+    device.bring_in(ONE)
+    device.now = lambda: Moment(device.now_s, 1_000)  # type: ignore[method-assign]
+    device.bring_in(TWO)
+    device.bring_in(THREE)
+    assert [device.state.active, last_good(device.state)] == [THREE.digest, device.state.find(TWO.digest)]
