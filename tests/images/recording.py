@@ -99,7 +99,7 @@ class _Parser:
 
     def _open(self, arguments: str, fd: int, path: str) -> Iterator[Call]:
         self._handles.pop(fd, None)
-        if self._is_ours(path) and "O_RDONLY" not in arguments:
+        if self._is_ours(path) and not any(flag in arguments for flag in ("O_RDONLY", "O_TMPFILE")):
             self._opened += 1
             self._handles[fd] = self._opened
             self._positions[fd] = 0

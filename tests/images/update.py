@@ -21,10 +21,11 @@ from edge_agent.config import load_config
 from edge_agent.contract.evidence import MetadataFiles, encode_evidence
 from edge_agent.contract.reasons import Reason
 from edge_agent.core import events as ev
-from edge_agent.core.actions import Action, KeepWorkers, Route
-from edge_agent.core.state import Settings
+from edge_agent.core.actions import Action, KeepWorkers, Route, Tell
+from edge_agent.core.state import ModelState, Settings
 from edge_agent.offer.bundle_reader import BundleReader
 from edge_agent.runtime.app import Runtime
+from edge_agent.runtime.authority import Authority
 from edge_agent.runtime.claim import Claim
 from edge_agent.runtime.executor import encode_state
 from edge_agent.runtime.library import Library, read_pinned_root
@@ -73,11 +74,16 @@ class Words:
         setattr(owner, method, accompanied)
 
     def listen_to_all(self) -> None:
-        self.listen(AgentStore, "commit", "state", lambda _, state, *rest: {"document": encode_state(state).decode()})
+        self.listen(AgentStore, "commit", "state", _committed)
         self.listen(AgentStore, "begin", "boot", lambda _: {})
         self.listen(Library, "admit", "admit", lambda _, digest: {"digest": digest})
         self.listen(Library, "remove", "remove", lambda _, digest: {"digest": digest})
+        self.listen(Authority, "take", "metadata", lambda *_: {})
         self.listen(Marks, "_save", "marks", lambda _, seen: {"document": encode_marks(seen).decode()})
+
+
+def _committed(_: AgentStore, state: ModelState, event: ev.Event, told: tuple[Tell, ...], *rest: Any) -> dict[str, Any]:
+    return {"document": encode_state(state).decode(), "facts": len(told)}
 
 
 class PlayedRuntime(Runtime):
@@ -188,7 +194,7 @@ class PlayedRuntime(Runtime):
 
 
 async def play(plan: Plan) -> None:
-    """Two boots: two releases taken, one refused, the second damaged and repaired; a third, then the first removed."""
+    """Each release taken in a boot of its own; then one that is unfit, damage and its repair, and the oldest removed."""
     words = Words(Path(plan.words_file))
     words.listen_to_all()
     config = load_config(Path(plan.config_file))
@@ -196,22 +202,27 @@ async def play(plan: Plan) -> None:
     claimed = Claim(Path(plan.run_dir), [])
     bundles = [Path(bundle) for bundle in plan.bundles]
 
-    runtime = PlayedRuntime(config, claimed)
-    await runtime.boot(pinned_root)
-    await runtime.refresh(bundles[0])
-    digests = [await runtime.take(bundle) for bundle in bundles[:2]]
-    with BundleReader(Path(plan.unfit)) as bundle:
-        runtime.unfit = hashlib.sha256(bundle.manifest_raw).hexdigest()
-    await runtime.offer(Path(plan.unfit))
-    await runtime.until(lambda: runtime.state().is_quarantined(runtime.unfit))
-    await runtime.halt()
+    async def booted() -> PlayedRuntime:
+        runtime = PlayedRuntime(config, claimed)
+        runtime.unfit = unfit
+        await runtime.boot(pinned_root)
+        if digests:
+            await runtime.until(lambda: runtime.state().active == digests[-1])
+        return runtime
 
-    runtime = PlayedRuntime(config, claimed)
-    await runtime.boot(pinned_root)
-    await runtime.until(lambda: runtime.state().active == digests[1])
-    await runtime.damage_and_repair(digests[1], bundles[1], words)
-    for bundle in bundles[2:]:
-        digests.append(await runtime.take(bundle))
+    with BundleReader(Path(plan.unfit)) as bundle:
+        unfit = hashlib.sha256(bundle.manifest_raw).hexdigest()
+    digests: list[str] = []
+    for bundle_path in bundles:  # a clean stop after each: agent.db's WAL is folded in and begun anew
+        runtime = await booted()
+        await runtime.refresh(bundle_path)
+        digests.append(await runtime.take(bundle_path))
+        await runtime.halt()
+
+    runtime = await booted()
+    await runtime.offer(Path(plan.unfit))
+    await runtime.until(lambda: runtime.state().is_quarantined(unfit))
+    await runtime.damage_and_repair(digests[-1], bundles[-1], words)
     assert digests[0] in removable(runtime.state())
     runtime._retention._bytes_max = await runtime._library.used_bytes() - 1  # over the budget: the oldest goes
     await runtime._retention.keep_within_budget()
@@ -223,7 +234,9 @@ def sabotage(what: str) -> None:
     """Leave out syncs of one kind. databases: all of SQLite's; admission: of the folder, when an admission has removed
     its journal; small_files: those of `small_file`."""
     if what == "small_files":
-        small_file.os = _WithoutSync()  # type: ignore[assignment]
+        small_file.os = _WithoutSync()
+    if what == "admission":
+        models_db.sync_folder = lambda folder: None
     for module in (agent_db, models_db) if what == "databases" else ():
         connect = module.connect
 
