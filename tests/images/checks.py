@@ -63,7 +63,10 @@ def look(image: Image, folder: Path) -> Found:
 
 
 def _integrity(database: ModelsDb | AgentDb) -> tuple[str, ...]:
-    return tuple(str(line) for (line,) in database._db.execute("PRAGMA integrity_check").fetchall())
+    try:
+        return tuple(str(line) for (line,) in database._db.execute("PRAGMA integrity_check").fetchall())
+    except sqlite3.Error as error:
+        return (str(error),)
 
 
 def _kept_marks(agent: AgentDb) -> bytes:

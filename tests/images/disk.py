@@ -150,6 +150,14 @@ class Disk:
         """Everything was lost that may be."""
         return {name: file.durable for name, file in self._durable.items()}
 
+    def names_lost(self) -> Image:
+        """Every byte was kept, and no change of a name: a removed journal is back."""
+        return {name: file.content(lambda change: change) for name, file in self._durable.items()}
+
+    def bytes_lost(self) -> Image:
+        """Every change of a name was kept, and no byte: a file has its new name and nothing in it."""
+        return {name: file.durable for name, file in self._now.items()}
+
     def some_kept(self, chance: random.Random) -> Image:
         """Of what may be lost each is there, missing or torn."""
         share = chance.choice((0.1, 0.5, 0.9))

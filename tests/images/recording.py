@@ -50,7 +50,19 @@ def record(strace: str, command: Sequence[str], folder: Path, words_file: Path, 
 
     Raises AssertionError when the command fails, or does what the recording does not know.
     """
-    traced = [strace, "-f", "-qq", "-y", "-xx", "-s", str(STRING_BYTES_MAX), "-e", f"trace={CALLS}", "-e", "signal=none"]
+    traced = [
+        strace,
+        "-f",
+        "-qq",
+        "-y",
+        "-xx",
+        "-s",
+        str(STRING_BYTES_MAX),
+        "-e",
+        f"trace={CALLS}",
+        "-e",
+        "signal=none",
+    ]
     done = subprocess.run([*traced, "-o", str(log), *command], capture_output=True, text=True, timeout=300, cwd=ROOT)
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
     with log.open() as lines:

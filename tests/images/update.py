@@ -194,7 +194,9 @@ class PlayedRuntime(Runtime):
 
 
 async def play(plan: Plan) -> None:
-    """Each release taken in a boot of its own; then one that is unfit, damage and its repair, and the oldest removed."""
+    """Each release taken in a boot of its own. Of three or more that is not all: then an unfit one comes, the newest is
+    damaged and repaired, and the oldest is removed.
+    """
     words = Words(Path(plan.words_file))
     words.listen_to_all()
     config = load_config(Path(plan.config_file))
@@ -218,6 +220,8 @@ async def play(plan: Plan) -> None:
         await runtime.refresh(bundle_path)
         digests.append(await runtime.take(bundle_path))
         await runtime.halt()
+    if len(digests) < 3:
+        return
 
     runtime = await booted()
     await runtime.offer(Path(plan.unfit))
