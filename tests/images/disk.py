@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 SECTOR_BYTES = 512
@@ -191,8 +191,3 @@ def _torn(change: tuple[int, bytes], chance: random.Random) -> Change | None:
         return change
     at = chance.choice(ends)
     return (offset, data[:at]) if chance.random() < 0.5 else (offset + at, data[at:])
-
-
-def without(calls: Iterable[Call], lost: Callable[[Call], bool]) -> list[Call]:
-    """The same calls, some of them never made."""
-    return [call for call in calls if not lost(call)]

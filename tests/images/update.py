@@ -8,6 +8,7 @@ returned. Whoever records the process's calls finds the words in their order amo
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import json
 import os
@@ -36,7 +37,13 @@ from edge_agent.runtime.retention import removable
 from edge_agent.store import agent_db, models_db, small_file
 
 MODEL = "tiny"
-SABOTAGES = ("", "databases", "admission", "small_files")  # what is not synced, to see that the images show it
+SABOTAGES = (
+    "",
+    "databases",
+    "admission",
+    "shrinking",
+    "small_files",
+)  # what is not synced, to see that the images show it
 
 
 @dataclass(frozen=True)
@@ -235,21 +242,25 @@ async def play(plan: Plan) -> None:
 
 
 def sabotage(what: str) -> None:
-    """Leave out syncs of one kind. databases: all of SQLite's; admission: of the folder, when an admission has removed
-    its journal; small_files: those of `small_file`."""
+    """Leave out syncs of one kind. databases: all of SQLite's. admission, shrinking: those of the folder, after an
+    admission and after a collection. small_files: those of `small_file`.
+    """
     if what == "small_files":
         small_file.os = _WithoutSync()
     if what == "admission":
         models_db.sync_folder = lambda folder: None
-    for module in (agent_db, models_db) if what == "databases" else ():
-        connect = module.connect
+    if what in ("databases", "shrinking"):
+        for module in (agent_db, models_db):
+            module.connect = functools.partial(_connect_unsafely, module.connect, what)
 
-        def connected(*arguments: Any, connect: Any = connect, **named: Any) -> Any:
-            database = connect(*arguments, **named)
-            database.execute("PRAGMA synchronous=OFF")
-            return database
 
-        module.connect = connected
+def _connect_unsafely(connect: Callable[..., Any], what: str, *arguments: Any, **named: Any) -> Any:
+    database = connect(*arguments, **named)
+    safe = database.executescript
+    if what == "databases":
+        database.execute("PRAGMA synchronous=OFF")
+    database.executescript = lambda script: safe(script.replace("=EXTRA", "=FULL"))
+    return database
 
 
 class _WithoutSync:
