@@ -20,11 +20,12 @@ import msgspec
 
 from edge_agent import AGENT_VERSION
 from edge_agent.client import AdminClient, connect_within, import_bundle, wait_until_settled
-from edge_agent.config import load_config
+from edge_agent.config import Config, load_config
 from edge_agent.contract import limits
 from edge_agent.contract.errors import HoldfastError, Rejected, Unavailable
 from edge_agent.contract.reasons import reason_from_word
 from edge_agent.offer.bundle_reader import BundleReader
+from edge_agent.store.opening import journal_on_disk
 
 Command = Callable[..., None]
 
@@ -165,15 +166,45 @@ def status(wait_s: float, config_path: Path, as_json: bool) -> None:
 @json_option
 @_says_what_to_do
 def history(model: str | None, newest: int, config_path: Path, as_json: bool) -> None:
-    """The journal: what happened here, and why."""
-    with AdminClient(load_config(config_path)) as client:
-        lines = client.ask("history", model=model, newest=newest)[0]["lines"]
+    """The journal: what happened here, and why. Read from the disk when no agent runs."""
+    lines = _journal(load_config(config_path), model, newest)
     if as_json:
         _print_json({"lines": lines})
         return
     from edge_agent.cli_text import print_history
 
     print_history(lines)
+
+
+def _journal(config: Config, model: str | None, newest: int) -> list[dict[str, Any]]:
+    """Raises Rejected for a model that does not run here, Unavailable when nobody runs and no journal can be read."""
+    try:
+        with AdminClient(config) as client:
+            return list(client.ask("history", model=model, newest=newest)[0]["lines"])
+    except Unavailable:
+        found = journal_on_disk(Path(config.state_dir), model, newest)
+        if found is None:
+            raise
+    click.echo("edge-agent: no agent runs, this is what it wrote last", err=True)
+    return [line.document() for line in found]
+
+
+@main.command()
+@click.option("--out", type=click.Path(path_type=Path), help="The archive to write; default: in this folder.")
+@click.option(
+    "--log", "log_file", type=click.Path(path_type=Path), help="The agent's log, if it is not found by itself."
+)
+@config_option
+@json_option
+@_says_what_to_do
+def diagnose(out: Path | None, log_file: Path | None, config_path: Path, as_json: bool) -> None:
+    """One file with what a support engineer needs, and no secret; also of an agent that is down or hangs."""
+    from edge_agent.diagnosis import write_diagnosis
+
+    made = write_diagnosis(load_config(config_path), out, log_file)
+    missing = [name for name, fault in made.faults.items() if fault]
+    told = f"{made.path} ({made.size_bytes} bytes)" + (f"; not found out: {', '.join(missing)}" if missing else "")
+    _print_result(as_json, {"ok": True, "file": str(made.path), "bytes": made.size_bytes, "missing": missing}, told)
 
 
 @main.command()
@@ -184,14 +215,46 @@ def history(model: str | None, newest: int, config_path: Path, as_json: bool) ->
 @_says_what_to_do
 def rollback(model: str, version: str | None, config_path: Path, as_json: bool) -> None:
     """Put an older snapshot of MODEL back, now and without any network."""
+    answer = _choice(config_path, "rollback", model, version)
+    _tell_choice(as_json, answer, f"{model}@{answer['model']['active']['version']} serves")
+
+
+@main.command()
+@click.argument("model")
+@click.option("--to", "version", help="The version to pin; default: what serves now.")
+@config_option
+@json_option
+@_says_what_to_do
+def pin(model: str, version: str | None, config_path: Path, as_json: bool) -> None:
+    """Keep MODEL at one version, and take nothing new until `unpin` or a newer rollout of that model."""
+    answer = _choice(config_path, "pin", model, version)
+    _tell_choice(as_json, answer, f"{model}@{answer['model']['active']['version']} serves, pinned")
+
+
+@main.command()
+@click.argument("model")
+@config_option
+@json_option
+@_says_what_to_do
+def unpin(model: str, config_path: Path, as_json: bool) -> None:
+    """Take a pin of MODEL back, and any other choice made on this device: what is assigned counts again."""
+    answer = _choice(config_path, "unpin", model, None)
+    assigned = answer["model"]["assigned"]
+    what = f"{assigned['version']} is assigned" if assigned else "nothing is assigned, what serves goes on"
+    _tell_choice(as_json, answer, f"{model} is not pinned; {what}")
+
+
+def _choice(config_path: Path, verb: str, model: str, version: str | None) -> dict[str, Any]:
     with AdminClient(load_config(config_path)) as client:
-        answer = client.ask("rollback", model=model, version=version)[0]
-    document = answer["model"]
-    result = {"ok": True, "saved": answer["saved"], "model": document}
-    _print_result(as_json, result, f"{model}@{document['active']['version']} serves")
+        return client.ask(verb, model=model, version=version)[0]
+
+
+def _tell_choice(as_json: bool, answer: dict[str, Any], text: str) -> None:
+    """What the operator chose; where the disk cannot be written, that a restart forgets it."""
+    _print_result(as_json, {"ok": True, "saved": answer["saved"], "model": answer["model"]}, text)
     if not answer["saved"]:
         click.echo(f"edge-agent: it serves, but could not be saved ({answer['storage']})", err=True)
-        click.echo("  -> Roll back again after a restart, or make the state folder writable before", err=True)
+        click.echo("  -> Say it again after a restart, or make the state folder writable before", err=True)
 
 
 @main.command()
@@ -215,14 +278,15 @@ def verify(config_path: Path, as_json: bool) -> None:
 @main.command()
 @click.argument("bundle_path", metavar="BUNDLE", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The factory file to write.")
+@click.option("--renew", is_flag=True, help="Put it in the place of the one that is there.")
 @config_option
 @json_option
 @_says_what_to_do
-def factory(bundle_path: Path, out: Path, config_path: Path, as_json: bool) -> None:
+def factory(bundle_path: Path, out: Path, renew: bool, config_path: Path, as_json: bool) -> None:
     """Make the read-only factory snapshot from a BUNDLE: the last rung of the ladder."""
     from edge_agent.factory_command import make_factory
 
-    label = make_factory(load_config(config_path), bundle_path, out)
+    label = make_factory(load_config(config_path), bundle_path, out, renew=renew)
     _print_result(as_json, {"ok": True, "factory": str(out), "snapshot": label}, f"{out} holds {label}")
 
 

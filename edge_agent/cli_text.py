@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from edge_agent.contract.reasons import Reason, reason_from_word
+from edge_agent.story import told
 
 PIPE_CHARS = 400  # a script that reads text gets each row on one line
 
@@ -38,7 +39,9 @@ def print_status(document: dict[str, Any]) -> None:
         )
     console.print(table)
     for name, model in document["models"].items():
-        if model["assigned"] and model["assigned"]["held"]:
+        if model.get("pinned"):
+            console.print(f"{name}: pinned here: nothing new is taken until `edge-agent unpin` or a newer rollout")
+        elif model["assigned"] and model["assigned"]["held"]:
             console.print(f"{name}: {model['assigned']['version']} is assigned; what was chosen here holds against it")
         if model["reason"]:
             _say(console, name, model["reason"])
@@ -74,7 +77,4 @@ def print_history(lines: list[dict[str, Any]]) -> None:
     """One line a fact, oldest first."""
     console = Console(soft_wrap=True, highlight=False)
     for line in lines:
-        at = datetime.fromtimestamp(line["at_unix_ms"] / 1000, UTC).isoformat(timespec="milliseconds")
-        what = f"{line['model']}@{line['version']}" if line["version"] else line["model"]
-        parts = [line["kind"], line["phase"], line["reason"], line["detail"]]
-        console.print(f"{at}  {what:24}  " + "  ".join(str(part) for part in parts if part))
+        console.print(told(line), markup=False)

@@ -67,9 +67,12 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Scrub(Struct, frozen=True, forbid_unknown_fields=True):
-    """[scrub]: stored bytes of what is needed are read again in the background."""
+    """[scrub]: stored bytes of what is needed are read again in the background; golden vectors are replayed, one after
+    the other, through each loaded worker.
+    """
 
     interval_s: Duration = 600.0
+    replay_interval_s: Duration = 60.0  # one vector of each worker
     chunks_per_s: Annotated[int, Meta(ge=1, le=10_000)] = 20
 
 

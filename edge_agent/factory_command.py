@@ -16,7 +16,7 @@ from edge_agent.trust.chain import verify_offer
 from edge_agent.trust.verified import DeviceProfile, TufVersions
 
 
-def make_factory(config: Config, bundle_path: Path, out: Path) -> str:
+def make_factory(config: Config, bundle_path: Path, out: Path, *, renew: bool = False) -> str:
     """Write `out`; the snapshot's label. Raises Rejected or Unavailable."""
     if not out.parent.is_dir() or not is_writable(out.parent):
         raise Rejected(
@@ -40,5 +40,6 @@ def make_factory(config: Config, bundle_path: Path, out: Path) -> str:
             encode_evidence(verified.evidence),
             ((sha256, bundle.chunk(sha256)) for sha256 in verified.manifest.chunk_hashes()),
             time.time_ns() // 1_000_000,
+            renew=renew,
         )
     return verified.manifest.label()

@@ -46,8 +46,8 @@ class TurnedAway(Struct, frozen=True):
 
 
 class Slot(Struct, frozen=True):
-    """One model on one device. held: somebody there chose otherwise than assigned. damaged: snapshots with damaged
-    bytes.
+    """One model on one device. held: somebody there chose otherwise than assigned. pinned: and wants nothing new.
+    damaged: snapshots with damaged bytes.
     """
 
     serving: bool
@@ -56,6 +56,7 @@ class Slot(Struct, frozen=True):
     candidate: Ref | None = None
     assigned: Ref | None = None
     held: bool = False
+    pinned: bool = False
     reason: str | None = None
     declined: TurnedAway | None = None
     turned_away: tuple[TurnedAway, ...] = ()

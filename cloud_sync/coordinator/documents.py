@@ -112,6 +112,7 @@ def _slot(record: Record, model: str, slot: SlotState | None) -> dict[str, Any]:
         if target
         else None,
         "held": bool(slot and slot.assigned and slot.assigned.held),
+        "pinned": bool(slot and slot.pinned),
         "reason": slot.reason if slot else None,
         "declined": _turned(slot.declined) if slot and slot.declined else None,
         "turned_away": [_turned(turned) for turned in slot.turned_away] if slot else [],

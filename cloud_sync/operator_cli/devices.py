@@ -124,6 +124,8 @@ def troubles(device: Device) -> Iterator[Trouble]:
     for model, slot in device.models.items():
         if not slot.serving:
             yield Trouble(device.device_id, model, slot.reason or "not_serving", "answers nobody")
+        elif slot.pinned:
+            yield Trouble(device.device_id, model, "pinned", f"{version_of(slot.active)}, until a newer rollout")
         elif slot.held:
             against = f"; {slot.assigned.version} is assigned, and held until a newer rollout" if slot.assigned else ""
             yield Trouble(device.device_id, model, "operator", f"serves {version_of(slot.active)}{against}")

@@ -49,7 +49,10 @@ class AssignedState(Struct, frozen=True):
 
 
 class SlotState(Struct, frozen=True):
-    """One model slot. serving: requests are answered. reason: why another snapshot serves than the wanted one."""
+    """One model slot. serving: requests are answered. reason: why another snapshot serves than the wanted one.
+
+    pinned: somebody on the device wants what is here, and nothing new.
+    """
 
     serving: bool
     status: Label
@@ -64,6 +67,7 @@ class SlotState(Struct, frozen=True):
     on_disk: Annotated[tuple[SnapshotRef, ...], Meta(max_length=limits.SNAPSHOTS_TOLD_MAX)]
     damaged: Annotated[tuple[Sha256, ...], Meta(max_length=limits.SNAPSHOTS_TOLD_MAX)]
     fallbacks: Count
+    pinned: bool = False
 
 
 class DeviceState(Struct, frozen=True):

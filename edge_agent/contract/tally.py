@@ -18,10 +18,10 @@ Number = Annotated[int, Meta(ge=0)]
 
 
 class Tally(Struct, frozen=True):
-    """answers: to live requests, errors among them. non_finite: answers with NaN or infinity. compared: copies of live
-    requests (shadow) whose answer was compared with the active snapshot's, agreed among them. synthetic: golden vectors
-    replayed. latencies: answers and golden vectors by `latency_bucket`. decisions: live answers and copies by what they
-    decided (`front.comparison`).
+    """answers: to live requests, errors among them (a copy that fails is both, else nobody would judge it).
+    non_finite: answers with NaN or infinity. compared: copies of live requests (shadow) whose answer was compared with
+    the active snapshot's, agreed among them. synthetic: golden vectors replayed. latencies: answers and golden vectors
+    by `latency_bucket`. decisions: live answers and copies by what they decided (`front.comparison`).
     """
 
     answers: Number = 0

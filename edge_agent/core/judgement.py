@@ -15,15 +15,24 @@ LATENCY_SLACK_S = 0.005  # below this nobody tells a slower model from a busy ma
 LATENCY_ANSWERS_MIN = 20  # of either side: fewer make no percentile
 DRIFT_ANSWERS_MIN = 200  # of either side: fewer say more of chance than of the models
 QUIET_FACTOR = 2  # golden vectors are replayed so much faster than the time asks for, should some of them fail
+NOT_BEGUN = math.inf
 
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """What was seen since `since_s` (monotonic): of the candidate, and of what it is compared with."""
+    """What was seen since `since_s` (monotonic): of the candidate, and of what it is compared with.
+
+    NOT_BEGUN: the front has not said yet that it follows; what it still tells of the step before may show a fault.
+    """
 
     since_s: float
     candidate: Tally = field(default_factory=Tally)
     baseline: Tally = field(default_factory=Tally)
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether its time runs."""
+        return self.since_s != NOT_BEGUN
 
     @property
     def answers(self) -> int:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from edge_agent.contract import limits
 from edge_agent.contract.reasons import Reason
 from edge_agent.core import events as ev
-from edge_agent.core.judgement import Fault, Watch, fault_at_once, fault_at_the_end, is_enough, stage_of
+from edge_agent.core.judgement import NOT_BEGUN, Fault, Watch, fault_at_once, fault_at_the_end, is_enough, stage_of
 from edge_agent.core.state import Candidate, ModelState, Moment, Phase, Status
 
 Judged = ModelState | Fault
@@ -38,7 +38,7 @@ def trial_routed(state: ModelState, event: ev.TrialRouted, now: Moment) -> Model
     candidate = state.candidate
     if candidate is None or (candidate.digest, candidate.share_percent) != (event.digest, event.percent):
         return state
-    if state.phase is Phase.TRIAL and state.watch is not None:
+    if state.phase is Phase.TRIAL and state.watch is not None and state.watch.has_begun:
         return state  # told again, after a front was replaced, say
     state = replace(state, candidate=replace(candidate, phase=Phase.TRIAL, since_unix_ms=now.unix_ms))
     return _watched(state, now)
@@ -80,7 +80,7 @@ def judged(state: ModelState, now: Moment, promote: Callable[[ModelState, Moment
     if not later:
         return promote(state, now)
     step = replace(candidate, share_percent=later[0], since_unix_ms=now.unix_ms)
-    return replace(state, candidate=step, watch=None, stage_ends_s=None)
+    return replace(state, candidate=step, watch=Watch(NOT_BEGUN), stage_ends_s=None)
 
 
 def _in_overtime(state: ModelState, watch: Watch, lasts_s: float, now: Moment) -> Judged:

@@ -60,10 +60,12 @@ class ControlServer:
         if self._peers:
             await asyncio.wait(self._peers.values(), timeout=timeout_s)
 
-    def tell(self, event: Header) -> None:
-        """A fact for the runtime; without one it is logged already, and lost."""
-        if self._controller is not None:
-            self._controller.write(wire.encode_frame(event))
+    def tell(self, event: Header) -> bool:
+        """A fact for the runtime; False without one: it is lost, or waits, as the caller wants."""
+        if self._controller is None:
+            return False
+        self._controller.write(wire.encode_frame(event))
+        return True
 
     async def end_when_orphaned(self) -> None:
         """Stop once there has been no runtime for too long."""

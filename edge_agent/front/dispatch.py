@@ -11,24 +11,31 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
+from msgspec import structs
 
 from edge_agent.front import scheduler as sched
 from edge_agent.front.errors import BadRequest, ComputeFailed, RequestError
 from edge_agent.front.link import Answer, WorkerLink, fingerprint
 from edge_agent.front.metrics import FrontMetrics
-from edge_agent.front.protocol import InferRequest, build_response
+from edge_agent.front.protocol import InferRequest, OutputTensor, build_response
 from edge_agent.front.routes import ModelRoute, Routes, WorkerAddress
+from edge_agent.front.trial import Trial, can_be_tried
 from edge_agent.worker import wire
+
+if TYPE_CHECKING:
+    from edge_agent.front.observing import Observer
 
 log = structlog.get_logger()
 
 TICK_S = 0.05  # deadlines are met to this precision
 RECONNECT_S = 0.25  # a routed worker without a link is tried again after this time
 
-Tell = Callable[[dict[str, Any]], None]
+OBSERVED_S = 1.0  # how often the runtime is told what was counted
+
+Tell = Callable[[dict[str, Any]], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +50,25 @@ class Bounds:
 
 @dataclass(eq=False, slots=True)
 class Waiting:
-    """A request with the future that its handler waits for: (body, JSON bytes or None, route that computed it)."""
+    """A request with the future that its handler waits for: (body, JSON bytes or None, route that computed it).
+
+    route: the one that it was checked against. job: as which it is on its way now; first of the candidate's share,
+    perhaps, and then to the active snapshot.
+    """
 
     request: InferRequest
     future: asyncio.Future[tuple[bytes, int | None, ModelRoute]]
+    route: ModelRoute
+    deadline_s: float
+    job: sched.Job | None = None
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Copy:
+    """A request that was answered already, for the candidate; outputs: what the active snapshot said, copied."""
+
+    request: InferRequest
+    outputs: tuple[OutputTensor, ...]
 
 
 class Dispatcher:
@@ -58,6 +80,8 @@ class Dispatcher:
         self._metrics = metrics
         self._tell = tell
         self._schedulers: dict[str, sched.ModelScheduler] = {}
+        self._trials: dict[str, Trial] = {}
+        self._observer: Observer | None = None  # once something is watched, and from then on
         self._links: dict[str, tuple[str, WorkerLink]] = {}
         self._served: dict[str, ModelRoute] = {}
         self._reaching: set[asyncio.Task[None]] = set()
@@ -72,37 +96,84 @@ class Dispatcher:
 
     async def set_routes(self, routes: Routes) -> None:
         """Follow new routes; returns once requests really go where they say (or nobody is there to go to)."""
-        self.routes = routes
+        models = {model: _with_comparable_share(model, route) for model, route in routes.models.items()}
+        routes = self.routes = structs.replace(routes, models=models)
+        await self._watch(routes)
         opening = []
         for model, route in routes.models.items():
             if model not in self._schedulers:
                 self._schedulers[model] = sched.ModelScheduler(self._bounds.queue_max, self._bounds.deadline_s)
-            scheduler = self._schedulers[model]
-            if route.digest is not None:
-                self._served[route.digest] = route
+            if route.share is not None:  # set at once: a trial without a candidate is over, and forgotten
+                self._trials.setdefault(model, Trial(self._bounds.deadline_s)).set_share(route.share)
             new = [worker for worker in route.workers if worker.worker_id not in self._links]
-            opening += [self._opening(model, route, worker) for worker in new]
-            if scheduler.route.digest == route.digest or not new:
-                self._apply(model, scheduler.set_route(route, time.monotonic()))
+            opening += self._open_missing(model, route)
+            if self._schedulers[model].route.digest == route.digest or not new:
+                self._follow(model, route)
         await asyncio.gather(*opening)
         for model, route in routes.models.items():
             if self.routes is routes:
-                self._apply(model, self._schedulers[model].set_route(route, time.monotonic()))
-        wanted = {route.digest for route in routes.models.values()} | {d.digest for _, d in self._links.values()}
+                self._follow(model, route)
+        wanted = {digest for route in routes.models.values() for digest in _digests(route)}
+        wanted |= {link.digest for _, link in self._links.values()}
         self._served = {digest: route for digest, route in self._served.items() if digest in wanted}
 
-    def _opening(self, model: str, route: ModelRoute, worker: WorkerAddress) -> asyncio.Task[None]:
+    async def _watch(self, routes: Routes) -> None:
+        """Count the answers of what is watched from now on; what was counted until now is told first."""
+        watched = {
+            digest: model for model, route in routes.models.items() if route.watched for digest in _digests(route)
+        }
+        if self._observer is None and watched:
+            self._observer = await asyncio.to_thread(_new_observer)
+        if self._observer is not None:
+            self._observer.tell(self._tell)
+            self._observer.watch(watched)
+
+    def _follow(self, model: str, route: ModelRoute) -> None:
+        """Requests go where this route says; a worker that changes sides, from candidate to active, keeps its jobs."""
+        scheduler, trial, now_s = self._schedulers[model], self._trials.get(model), time.monotonic()
+        if route.digest is not None:
+            self._served[route.digest] = route
+        if trial is None:
+            self._apply(model, scheduler.set_route(route, now_s))
+            return
+        trial.set_share(route.share)
+        if route.share is not None:
+            self._served[route.share.digest] = trial.route
+        for workers, own, other in (
+            (route.workers, scheduler, trial.scheduler),
+            (trial.route.workers, trial.scheduler, scheduler),
+        ):
+            for worker in workers:
+                if other.has(worker.worker_id):
+                    other.hand_over(worker.worker_id, to=own)
+        self._apply(model, scheduler.set_route(route, now_s))
+        self._apply(model, trial.scheduler.set_route(trial.route, now_s))
+        self._apply(model, trial.scheduler.tick(now_s))  # whoever waits for a candidate that is gone
+        self._metrics.note_share(model, route.share)
+
+    def _open_missing(self, model: str, route: ModelRoute) -> list[asyncio.Task[None]]:
+        """Begin to reach every worker of this route that has no link yet."""
+        sides: list[tuple[str | None, tuple[WorkerAddress, ...]]] = [(route.digest, route.workers)]
+        if route.share is not None:
+            sides.append((route.share.digest, route.share.workers))
+        return [
+            self._opening(model, digest, worker)
+            for digest, workers in sides
+            for worker in workers
+            if digest is not None and worker.worker_id not in self._links and os.path.exists(worker.socket)
+        ]
+
+    def _opening(self, model: str, digest: str, worker: WorkerAddress) -> asyncio.Task[None]:
         """Begin to reach a worker. Its link stands from this very moment on, so that nobody opens a second one."""
-        task = asyncio.create_task(self._open(model, self._new_link(model, route, worker), worker))
+        task = asyncio.create_task(self._open(model, self._new_link(model, digest, worker), worker))
         self._reaching.add(task)
         task.add_done_callback(self._reaching.discard)
         return task
 
-    def _new_link(self, model: str, route: ModelRoute, worker: WorkerAddress) -> WorkerLink | None:
-        assert route.digest is not None
+    def _new_link(self, model: str, digest: str, worker: WorkerAddress) -> WorkerLink | None:
         slot_bytes = 2 * self._bounds.body_bytes_max  # inputs and outputs, with room to align them
         try:
-            link = WorkerLink(worker.worker_id, route.digest, slot_bytes, self._on_answer, self._on_free, self._on_lost)
+            link = WorkerLink(worker.worker_id, digest, slot_bytes, self._on_answer, self._on_free, self._on_lost)
         except OSError as error:
             log.warning("worker_not_reached", model=model, worker=worker.worker_id, detail=str(error))
             return None
@@ -119,47 +190,81 @@ class Dispatcher:
             link.close()
             return
         if self._links.get(worker.worker_id) == (model, link):  # it may be gone again already
-            self._apply(model, self._schedulers[model].connected(worker.worker_id, link.digest, time.monotonic()))
+            scheduler, share = self._schedulers[model], self.routes.models[model].share
+            if share is not None and worker in share.workers:
+                scheduler = self._trials[model].scheduler
+            self._apply(model, scheduler.connected(worker.worker_id, link.digest, time.monotonic()))
 
-    async def infer(self, model: str, route: ModelRoute, request: InferRequest) -> tuple[bytes, int | None, ModelRoute]:
+    async def infer(
+        self, model: str, route: ModelRoute, request: InferRequest, *, any_version: bool = True
+    ) -> tuple[bytes, int | None, ModelRoute]:
         """Compute; response body, its JSON length if binary data follow, and the route that computed it.
 
-        Raises RequestError.
+        any_version: the client does not mind which, so that a candidate may answer. Raises RequestError.
         """
         now_s = time.monotonic()
-        waiting = Waiting(request, asyncio.get_running_loop().create_future())
-        job = sched.Job(waiting, route, now_s + self._bounds.deadline_s, now_s + self._bounds.hold_s)
-        scheduler = self._schedulers[model]
+        future: asyncio.Future[tuple[bytes, int | None, ModelRoute]] = asyncio.get_running_loop().create_future()
+        waiting = Waiting(request, future, route, now_s + self._bounds.deadline_s)
+        trial = self._trials.get(model) if any_version else None
         self._unanswered += 1
         self._idle.clear()
         try:
-            self._apply(model, scheduler.submit(job, now_s))
-            return await waiting.future
+            if trial is not None and trial.route.same_interface(route) and trial.takes_request():
+                waiting.job = trial.job(waiting, now_s)
+                self._apply(model, trial.scheduler.submit(waiting.job, now_s))
+            else:
+                waiting.job = self._own_job(waiting, now_s)
+                self._apply(model, self._schedulers[model].submit(waiting.job, now_s))
+            return await future
         except asyncio.CancelledError:
-            self._apply(model, scheduler.cancel(job, time.monotonic()))
+            if waiting.job is not None:
+                for scheduler in self._sides(model):
+                    self._apply(model, scheduler.cancel(waiting.job, time.monotonic()))
             raise
         finally:
             self._unanswered -= 1
             if not self._unanswered:
                 self._idle.set()
 
+    def _own_job(self, waiting: Waiting, now_s: float) -> sched.Job:
+        return sched.Job(waiting, waiting.route, waiting.deadline_s, now_s + self._bounds.hold_s)
+
+    def _sides(self, model: str) -> list[sched.ModelScheduler]:
+        """The schedulers of this model: the candidate's first, since what it cannot answer goes to the other one."""
+        trial = self._trials.get(model)
+        own = self._schedulers[model]
+        return [own] if trial is None else [trial.scheduler, own]
+
+    def _side_of(self, model: str, worker_id: str) -> sched.ModelScheduler:
+        """The scheduler to which this worker is connected."""
+        trial = self._trials.get(model)
+        return trial.scheduler if trial is not None and trial.scheduler.has(worker_id) else self._schedulers[model]
+
     async def run(self) -> None:
         """Let time pass for all schedulers, until cancelled."""
-        reach_again_s = 0.0
+        reach_again_s = tell_again_s = 0.0
         while True:  # one pass a tick; ends by cancellation
             await asyncio.sleep(TICK_S)
             now_s = time.monotonic()
             if now_s >= reach_again_s:
                 reach_again_s = now_s + RECONNECT_S
                 self.reach_again()
-            for model, scheduler in self._schedulers.items():
-                self._apply(model, scheduler.tick(now_s))
-                self._metrics.note_queue(model, scheduler.waiting, scheduler.in_flight)
+            for model in self._schedulers:
+                sides = self._sides(model)
+                for scheduler in sides:
+                    self._apply(model, scheduler.tick(now_s))
+                waiting, in_flight = (sum(getattr(one, name) for one in sides) for name in ("waiting", "in_flight"))
+                self._metrics.note_queue(model, waiting, in_flight)
+            self._trials = {model: trial for model, trial in self._trials.items() if not trial.is_over}
+            if self._observer is not None and now_s >= tell_again_s:
+                tell_again_s = now_s + OBSERVED_S
+                self._observer.tell(self._tell)
 
     def end(self) -> None:
         """Answer everything that waits."""
-        for model, scheduler in self._schedulers.items():
-            self._apply(model, scheduler.end())
+        for model in self._schedulers:
+            for scheduler in self._sides(model):
+                self._apply(model, scheduler.end())
 
     async def idle(self) -> None:
         """Return once nobody waits for an answer."""
@@ -168,9 +273,7 @@ class Dispatcher:
     def reach_again(self) -> None:
         """Routed workers that could not be reached, or were left because they broke the agreement."""
         for model, route in self.routes.models.items():
-            for worker in route.workers:
-                if worker.worker_id not in self._links and os.path.exists(worker.socket):
-                    self._opening(model, route, worker)
+            self._open_missing(model, route)
 
     def _apply(self, model: str, commands: list[sched.Command]) -> None:
         for command in commands:
@@ -178,13 +281,37 @@ class Dispatcher:
                 case sched.Send(worker_id, job):
                     self._links[worker_id][1].send(job)
                 case sched.Fail(job, error):
-                    _settle(job, error=error)
+                    self._fail(model, job, error)
                 case sched.Released(worker_id):
                     self._release(worker_id)
                 case sched.Lost():
                     self._tell_lost(model, command)
                 case sched.Hung(worker_id, job):
+                    self._count_failure(job)
                     self._tell_request("worker_hung", model, worker_id, job)
+
+    def _fail(self, model: str, job: sched.Job, error: RequestError) -> None:
+        """The client is told, unless the candidate alone has failed: then the active snapshot is asked."""
+        if isinstance(job.payload, Copy):
+            self._metrics.note_copy(model, job.route.version, "failed")
+        elif not job.once:
+            _settle(job, error=error)
+        else:
+            self._ask_active(model, job)
+
+    def _ask_active(self, model: str, job: sched.Job) -> None:
+        waiting: Waiting = job.payload
+        job.over = True
+        if waiting.future.done():
+            return
+        now_s = time.monotonic()
+        self._metrics.note_returned(model, job.route.version)
+        waiting.job = self._own_job(waiting, now_s)
+        self._apply(model, self._schedulers[model].take_over(waiting.job, now_s))
+
+    def _count_failure(self, job: sched.Job) -> None:
+        if self._observer is not None:
+            self._observer.failed(job.route.digest)
 
     def _release(self, worker_id: str) -> None:
         found = self._links.pop(worker_id, None)
@@ -195,40 +322,111 @@ class Dispatcher:
     def _tell_lost(self, model: str, lost: sched.Lost) -> None:
         if lost.suspect is None:
             return
+        if lost.suspect.once and not lost.hung:
+            self._count_failure(lost.suspect)
         self._metrics.note_lost(model, replayed=lost.replayed)
         self._tell_request("worker_lost", model, lost.worker_id, lost.suspect)
         if lost.poison:
             self._tell_request("poison", model, lost.worker_id, lost.suspect)
 
     def _tell_request(self, event: str, model: str, worker_id: str, job: sched.Job) -> None:
-        waiting: Waiting = job.payload
-        name = fingerprint(model, waiting.request)
+        name = fingerprint(model, job.payload.request)
         log.warning(event, model=model, worker=worker_id, snapshot=job.route.digest, request=name)
         self._tell({"event": event, "worker_id": worker_id, "model": model, "digest": job.route.digest,
                     "request_fingerprint": name})  # fmt: skip
 
     def _on_answer(self, link: WorkerLink, job: sched.Job, answer: Answer) -> None:
         found = self._links.get(link.worker_id)
-        if found is None:
+        if found is None or job.over:
             return
-        model = found[0]
-        waiting: Waiting = job.payload
-        if not waiting.future.done():
-            try:
-                route = self._served.get(link.digest, job.route)
-                _settle(job, result=(*_respond(model, route, waiting.request, answer), route))
-            except RequestError as error:
-                _settle(job, error=error)
+        model, route = found[0], self._served.get(link.digest, job.route)
+        if isinstance(job.payload, Copy):
+            self._compare(model, link, job, answer)
+            return
+        unsayable: RequestError | None = None
+        try:
+            result = _respond(model, route, job.payload.request, answer)
+        except ComputeFailed as error:
+            self._count_failure(job)
+            self._fail(model, job, error)
+            return
+        except RequestError as error:
+            unsayable = error
+        finite = self._observed(model, link, answer)
+        if job.once and not finite:
+            self._ask_active(model, job)
+        elif unsayable is not None:
+            _settle(job, error=unsayable)
+        else:
+            _settle(job, result=(*result, route))
+            if self._trials:
+                self._offer_copy(model, link, job, answer)
+
+    def _observed(self, model: str, link: WorkerLink, answer: Answer) -> bool:
+        """Count an answer to a live request; whether all its numbers are finite, as far as anybody looks."""
+        if self._observer is None or answer.code != wire.OK:
+            return True
+        return self._observer.answered(link.digest, answer.outputs, self._took_s(model, link))
+
+    def _took_s(self, model: str, link: WorkerLink) -> float:
+        """The worker's own time for the answer that it has just given."""
+        return self._side_of(model, link.worker_id).busy_s(link.worker_id, time.monotonic())
+
+    def _offer_copy(self, model: str, link: WorkerLink, job: sched.Job, answer: Answer) -> None:
+        """The client has its answer: the candidate may compute the same, if it has nothing else to do."""
+        trial = self._trials.get(model)
+        if trial is None or job.once or trial.share is None or trial.share.percent or answer.code != wire.OK:
+            return
+        if link.digest != self._schedulers[model].route.digest or not trial.takes_copy():
+            self._metrics.note_copy(model, trial.route.version, "dropped")
+            return
+        outputs = tuple(OutputTensor(one.dtype, one.dims, memoryview(bytes(one.data))) for one in answer.outputs)
+        now_s = time.monotonic()
+        copy = trial.job(Copy(job.payload.request, outputs), now_s)
+        self._apply(model, trial.scheduler.submit(copy, now_s))
+
+    def _compare(self, model: str, link: WorkerLink, job: sched.Job, answer: Answer) -> None:
+        """What the candidate said to a copy, beside what the client was told; nobody else sees it."""
+        copy: Copy = job.payload
+        if answer.code != wire.OK or self._observer is None:
+            self._count_failure(job)
+            self._metrics.note_copy(model, job.route.version, "failed")
+            return
+        alike = self._observer.compared(link.digest, answer.outputs, copy.outputs, self._took_s(model, link))
+        self._metrics.note_copy(model, job.route.version, "agreed" if alike else "disagreed")
 
     def _on_free(self, link: WorkerLink, job: sched.Job) -> None:
         found = self._links.get(link.worker_id)
         if found is not None:
-            self._apply(found[0], self._schedulers[found[0]].answered(link.worker_id, job, time.monotonic()))
+            side = self._side_of(found[0], link.worker_id)
+            self._apply(found[0], side.answered(link.worker_id, job, time.monotonic()))
 
     def _on_lost(self, link: WorkerLink) -> None:
         found = self._links.pop(link.worker_id, None)
         if found is not None:
-            self._apply(found[0], self._schedulers[found[0]].lost(link.worker_id, time.monotonic(), link.has_begun()))
+            side = self._side_of(found[0], link.worker_id)
+            self._apply(found[0], side.lost(link.worker_id, time.monotonic(), link.has_begun()))
+
+
+def _digests(route: ModelRoute) -> list[str]:
+    """Of what serves, and of the candidate beside it."""
+    found = (route.digest, route.share.digest if route.share else None)
+    return [digest for digest in found if digest is not None]
+
+
+def _with_comparable_share(model: str, route: ModelRoute) -> ModelRoute:
+    """Without a candidate that takes or gives other tensors: no request is sent to it."""
+    if route.share is None or can_be_tried(route):
+        return route
+    log.warning("candidate_not_comparable", model=model, snapshot=route.share.digest)
+    return structs.replace(route, share=None)
+
+
+def _new_observer() -> Observer:
+    """Imports numpy, which a front needs for this alone."""
+    from edge_agent.front.observing import Observer
+
+    return Observer()
 
 
 def _respond(model: str, route: ModelRoute, request: InferRequest, answer: Answer) -> tuple[bytes, int | None]:

@@ -80,7 +80,8 @@ class HttpFace:
             if route.digest is None:
                 raise NotServing(f"nothing serves {model} now{f': {route.reason}' if route.reason else ''}")
             parsed = parse_infer(body, _json_length(request), route, self._bounds.body_bytes_max)
-            content, json_bytes, served = await self._dispatcher.infer(model, route, parsed)
+            any_version = "version" not in request.match_info
+            content, json_bytes, served = await self._dispatcher.infer(model, route, parsed, any_version=any_version)
             status, version = 200, served.version
             return _infer_response(request, content, json_bytes, served)
         except RequestError as error:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from edge_agent.front.routes import ShareRoute
+
 BUCKETS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 30.0)
 
 
@@ -31,7 +33,34 @@ class FrontMetrics:
             ["model", "version", "digest"],
             registry=self._registry,
         )
+        self._share = Gauge(
+            "holdfast_trial_share_percent", "Requests that go to a candidate", ["model"], registry=self._registry
+        )
+        self._copies = Counter(
+            "holdfast_trial_copies_total",
+            "Copies of requests for a candidate",
+            ["model", "version", "outcome"],
+            registry=self._registry,
+        )
+        self._returned = Counter(
+            "holdfast_trial_returned_total",
+            "Requests that a candidate could not answer and the active snapshot got",
+            ["model", "version"],
+            registry=self._registry,
+        )
         self._runtime = Gauge("holdfast_runtime", "What the runtime tells", ["name", "model"], registry=self._registry)
+
+    def note_share(self, model: str, share: ShareRoute | None) -> None:
+        """The candidate's part of the requests now."""
+        self._share.labels(model).set(share.percent if share else 0)
+
+    def note_copy(self, model: str, version: str, outcome: str) -> None:
+        """What became of a copy for this candidate: agreed, disagreed, failed or dropped."""
+        self._copies.labels(model, version, outcome).inc()
+
+    def note_returned(self, model: str, version: str) -> None:
+        """The candidate failed on a request of its share, which the active snapshot gets."""
+        self._returned.labels(model, version).inc()
 
     def note_queue(self, model: str, waiting: int, in_flight: int) -> None:
         """The present lengths."""

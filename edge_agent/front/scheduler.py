@@ -26,6 +26,7 @@ class Job:
 
     replays: after a death while it was computed. returns: after a death before that.
     over: it is answered already, or nobody waits for the answer any more; a worker may still be computing it.
+    once: not replayed, and no death speaks against it: another scheduler takes it, or nobody does.
     """
 
     payload: Any
@@ -36,6 +37,7 @@ class Job:
     returns: int = 0
     alone: bool = False
     over: bool = False
+    once: bool = False
 
 
 @dataclass(eq=False, slots=True)
@@ -82,12 +84,16 @@ class Released:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """A worker died; `suspect` is the job that it was computing, if any. poison: it was that job's second death."""
+    """A worker died; `suspect` is the job that it was computing, if any. poison: it was that job's second death.
+
+    hung: that was said of it before.
+    """
 
     worker_id: str
     suspect: Job | None
     poison: bool
     replayed: bool
+    hung: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +132,23 @@ class ModelScheduler:
         """Whether a connected worker of the present route could take a request."""
         return bool(self._open_seats())
 
+    def is_empty(self) -> bool:
+        """Whether nothing waits, and no worker is connected."""
+        return not self._queue and not self._seats
+
+    def has(self, worker_id: str) -> bool:
+        """Whether this worker is connected here."""
+        return worker_id in self._seats
+
+    def hand_over(self, worker_id: str, to: ModelScheduler) -> None:
+        """This worker, with what it computes, belongs to another route of the model; that is still to be set."""
+        to._seats[worker_id] = self._seats.pop(worker_id)
+
+    def busy_s(self, worker_id: str, now_s: float) -> float:
+        """How long this worker has been computing the oldest job that it has."""
+        seat = self._seats.get(worker_id)
+        return now_s - seat.busy_since_s if seat is not None and seat.jobs else 0.0
+
     def set_route(self, route: ModelRoute, now_s: float) -> list[Command]:
         """New requests follow the new route at once; workers that left it finish what they have."""
         self.route = route
@@ -157,13 +180,13 @@ class ModelScheduler:
                 self._queue.appendleft(job)
         commands: list[Command] = []
         poison = suspect is not None and suspect.replays > 0
-        replayed = suspect is not None and not suspect.over and not poison
+        replayed = suspect is not None and not (suspect.over or suspect.once or poison)
         if suspect is not None and replayed:
             suspect.replays, suspect.alone = 1, True
             self._queue.appendleft(suspect)
         elif suspect is not None and not suspect.over:
             commands.append(_fail(suspect, ComputeFailed("this request ended two workers and is not tried again")))
-        commands.append(Lost(worker_id, suspect, poison, replayed))
+        commands.append(Lost(worker_id, suspect, poison, replayed, seat.hung))
         return commands + self._dispatch(now_s)
 
     def answered(self, worker_id: str, job: Job, now_s: float) -> list[Command]:
@@ -182,6 +205,16 @@ class ModelScheduler:
         if len(self._queue) >= self._queue_max:
             return [_fail(job, Overloaded(f"{self._queue_max} requests are waiting already"))]
         self._queue.append(job)
+        return self._dispatch(now_s)
+
+    def take_over(self, job: Job, now_s: float) -> list[Command]:
+        """A request that another scheduler has taken before and could not answer: it has waited, so it is the next one.
+
+        It is not refused for a full queue: there are no more of them than that one may have.
+        """
+        if self._ended:
+            return [_fail(job, NotServing("the server is stopping"))]
+        self._queue.appendleft(job)
         return self._dispatch(now_s)
 
     def cancel(self, job: Job, now_s: float) -> list[Command]:

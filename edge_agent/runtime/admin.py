@@ -52,6 +52,8 @@ class AdminServer:
             "status": self._do_status,
             "history": self._do_history,
             "rollback": self._do_rollback,
+            "pin": self._do_pin,
+            "unpin": self._do_unpin,
             "verify": self._do_verify,
             "wait": self._do_wait,
             "offer_piece": self._do_offer_piece,
@@ -78,14 +80,26 @@ class AdminServer:
     async def _do_history(self, session: Session, header: Header, payload: bytes) -> Answer:
         newest = whole_number(header, "newest", 50, 1, limits.HISTORY_LINES_MAX)
         lines = await self._store.journal(self._model_or_none(header), newest)
-        return {
-            "lines": [{"number": x.number, "at_unix_ms": x.at_unix_ms, "model": x.model, **x.entry} for x in lines]
-        }, b""
+        return {"lines": [line.document() for line in lines]}, b""
 
     async def _do_rollback(self, session: Session, header: Header, payload: bytes) -> Answer:
+        return await self._chosen(ev.RollbackAsked(self._model(header), _version_or_none(header)))
+
+    async def _do_pin(self, session: Session, header: Header, payload: bytes) -> Answer:
+        return await self._chosen(ev.PinAsked(self._model(header), _version_or_none(header)))
+
+    async def _do_unpin(self, session: Session, header: Header, payload: bytes) -> Answer:
+        """What is wanted then may have to be fetched and proven first: nobody waits for it here."""
         model = self._model(header)
-        version = header.get("version")
-        step = await self._executor.post(ev.RollbackAsked(model, str(version) if version is not None else None))
+        step = await self._executor.post(ev.UnpinAsked(model))
+        if step.refusal is not None:
+            raise Rejected(step.refusal.text, reason=step.refusal.reason)
+        return self._as_it_is(model)
+
+    async def _chosen(self, choice: ev.RollbackAsked | ev.PinAsked) -> Answer:
+        """Done once the chosen snapshot serves. Raises Rejected or Unavailable."""
+        model = choice.model
+        step = await self._executor.post(choice)
         if step.refusal is not None:
             raise Rejected(step.refusal.text, reason=step.refusal.reason)
         target = step.state.wanted
@@ -93,15 +107,19 @@ class AdminServer:
         while True:  # bounded by ADMIN_REQUEST_S
             state = self._executor.state(model)
             if state.active == target and state.status is Status.UP and self._routed(model) == target:
-                unsaved = self._executor.storage_reason
-                saved = {"saved": self._executor.is_saved(model), "storage": unsaved.value if unsaved else None}
-                return {"model": model_document(state, self._routed(model)), **saved}, b""
+                return self._as_it_is(model)
             if state.wanted != target or target not in (state.active, state.raising):
                 raise Unavailable(
                     f"{model}: the snapshot did not come up, what served before still serves",
                     next_step="See `edge-agent history` for the reason",
                 )
             seen = await self._executor.wait_change(seen, limits.ADMIN_REQUEST_S)
+
+    def _as_it_is(self, model: str) -> Answer:
+        """The slot, and whether the disk has it so."""
+        unsaved = self._executor.storage_reason
+        saved = {"saved": self._executor.is_saved(model), "storage": unsaved.value if unsaved else None}
+        return {"model": model_document(self._executor.state(model), self._routed(model)), **saved}, b""
 
     async def _do_verify(self, session: Session, header: Header, payload: bytes) -> Answer:
         damaged = await self._scrubber.verify_all()
@@ -155,3 +173,8 @@ class AdminServer:
 
     def _model_or_none(self, header: Header) -> str | None:
         return self._model(header) if header.get("model") is not None else None
+
+
+def _version_or_none(header: Header) -> str | None:
+    version = header.get("version")
+    return str(version) if version is not None else None

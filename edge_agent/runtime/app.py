@@ -44,6 +44,7 @@ from edge_agent.runtime.persistence import AgentStore
 from edge_agent.runtime.pool import Pool, Worker
 from edge_agent.runtime.process import become_subreaper
 from edge_agent.runtime.publisher_word import PublisherWord
+from edge_agent.runtime.replay import Replay
 from edge_agent.runtime.retention import Retention
 from edge_agent.runtime.scrub import Scrubber
 from edge_agent.runtime.status import status_document
@@ -134,6 +135,7 @@ class Runtime:
             self._executor, self._desk, self._scrubber, self._store, self.status, self._front.routed
         )
         self._retention = Retention(config, self._library, self._executor)
+        self._replay = Replay(config, self._library.manifest, self._pool, self._executor, self._post, self._tasks)
         self._open_line(pinned_root)
         self._generation = generation
 
@@ -181,6 +183,7 @@ class Runtime:
         self._tasks.spawn(self._sync.run(), name="sync")
         self._tasks.spawn(self._scrubber.run(), name="scrub")
         self._tasks.spawn(self._retention.run(), name="retention")
+        self._replay.start(config.models)
         log.info("agent_up", version=AGENT_VERSION, http=self._front.address, boot=self._boot,
                  snapshots=len(known), adopted_workers=len(live))  # fmt: skip
 
@@ -274,7 +277,7 @@ class Runtime:
 
     def hung_request(self, worker_id: str, fingerprint: str) -> None:
         """The front waited too long for this worker: it is ended, and that speaks against the snapshot."""
-        worker = self._pool.kill_hung(worker_id)
+        worker = self._pool.condemn(worker_id)
         if worker is not None:
             log.warning(
                 "worker_hung", worker=worker_id, model=worker.model, snapshot=worker.digest, request=fingerprint

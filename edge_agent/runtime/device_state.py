@@ -66,6 +66,7 @@ def _slot(state: ModelState, routed: str | None) -> SlotState:
         on_disk=tuple(ref for ref in map(_ref, here) if ref is not None),
         damaged=tuple(known.digest for known in here if known.damaged),
         fallbacks=state.fallbacks,
+        pinned=state.pinned,
     )
 
 

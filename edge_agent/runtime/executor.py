@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
-import msgspec
 import structlog
 
 from edge_agent.contract import limits
@@ -294,17 +293,3 @@ def _log_told(told: tuple[Tell, ...]) -> None:
             why=tell.reason.log_line if tell.reason else None,
             detail=tell.detail or None,
         )
-
-
-def encode_state(state: ModelState) -> bytes:
-    """The persistent part of a state as JSON."""
-    return msgspec.json.encode(persistent_part(state))
-
-
-def decode_state(raw: bytes) -> ModelState | None:
-    """A saved state, or None when it cannot be read or breaks an invariant (it is then rebuilt from what verifies)."""
-    try:
-        state = msgspec.json.decode(raw, type=ModelState)
-    except (msgspec.MsgspecError, ValueError):
-        return None
-    return None if state.fault() else state

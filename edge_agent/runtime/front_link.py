@@ -14,12 +14,14 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
+import msgspec
 import structlog
 
 from edge_agent.config import Config
 from edge_agent.contract import limits
 from edge_agent.contract.errors import HoldfastError, Rejected, Unavailable
 from edge_agent.contract.manifest import Manifest
+from edge_agent.contract.tally import Tally
 from edge_agent.core import events as ev
 from edge_agent.core.actions import Route, Share
 from edge_agent.core.backoff import Deaths, respawn_delay_s, with_death
@@ -260,6 +262,8 @@ class FrontLink:
             self.listeners.lost_request(worker_id, fingerprint)
         elif event == "worker_hung" and self.listeners:
             self.listeners.hung_request(worker_id, fingerprint)
+        elif event == "observed":
+            self._observed(header)
         elif event == "poison":
             log.warning(
                 "poison_request",
@@ -269,6 +273,17 @@ class FrontLink:
             )
             if self.listeners:
                 self.listeners.poison(str(header.get("model")), str(header.get("digest")), fingerprint)
+
+    def _observed(self, header: Header) -> None:
+        """Counted answers; what cannot be believed is dropped, which only makes a trial longer."""
+        model = str(header.get("model"))
+        try:
+            tally = msgspec.convert(header.get("tally"), Tally, strict=True)
+        except msgspec.ValidationError as error:
+            log.warning("counts_malformed", model=model, detail=str(error))
+            return
+        if model in self._routes:
+            self._post(ev.Observed(model, str(header.get("digest")), tally))
 
     on_event = _on_event  # an adopted front's channel is made before it is known to be a front
 

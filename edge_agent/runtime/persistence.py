@@ -23,7 +23,7 @@ from edge_agent.contract.report import Report, ReportAck, ReportBatch, parse_rep
 from edge_agent.core.actions import Tell
 from edge_agent.core.events import Event
 from edge_agent.core.state import ModelState, Moment
-from edge_agent.runtime.executor import decode_state, encode_state
+from edge_agent.runtime.saved_state import decode_state, encode_state
 from edge_agent.store.agent_db import AgentDb, JournalEntry
 from edge_agent.store.thread import Priority, StoreThread
 

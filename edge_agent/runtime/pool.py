@@ -59,7 +59,7 @@ class Worker:
     process: ProcessHandle | None = None
     channel: Channel | None = None
     exit_signal: int | None = None
-    hung: bool = False
+    condemned: bool = False
     exit_told: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
@@ -108,6 +108,10 @@ class Pool:
     def up(self, model: str, digest: str) -> list[Worker]:
         """Loaded workers of this snapshot, oldest first."""
         return [w for w in self._workers.values() if (w.model, w.digest, w.stage) == (model, digest, WorkerStage.UP)]
+
+    def loaded(self, model: str) -> list[Worker]:
+        """Loaded workers of this model, spares too."""
+        return [w for w in self._workers.values() if w.model == model and w.stage is WorkerStage.UP]
 
     def describe(self) -> list[dict[str, Any]]:
         """The worker processes, for the status document."""
@@ -289,12 +293,12 @@ class Pool:
             await worker.channel.request("exit", timeout_s=limits.WORKER_END_S)
         await worker.process.end()
 
-    def kill_hung(self, worker_id: str) -> Worker | None:
-        """End a worker that does not answer; the worker, if it lives and this was not said of it before."""
+    def condemn(self, worker_id: str) -> Worker | None:
+        """Kill a worker that does not answer, or answers wrongly; the worker, if this was not said of it before."""
         worker = self._workers.get(worker_id)
-        if worker is None or worker.process is None or worker.hung:
+        if worker is None or worker.process is None or worker.condemned:
             return None
-        worker.hung = True
+        worker.condemned = True
         worker.process.kill()
         return worker
 

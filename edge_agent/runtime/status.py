@@ -50,6 +50,8 @@ def model_document(state: ModelState, routed: str | None) -> dict[str, Any]:
         "wanted": _named(wanted) if wanted else None,
         "candidate": {**_named(candidate.snapshot), "phase": candidate.phase.value} if candidate else None,
         "assigned": _assigned(state),
+        "held": state.held,
+        "pinned": state.pinned,
         "reason": state.fallback_reason.value if state.fallback_reason else None,
         "quarantined": _turned_away(state),
         "declined": _declined(state),

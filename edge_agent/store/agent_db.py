@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_agent.contract import limits
-from edge_agent.store.sqlite import connect, row, rows, translated, upsert
+from edge_agent.store.sqlite import connect, file_facts, row, rows, translated, upsert
 
 SCHEMA_VERSION = 1
 ACKNOWLEDGED = "acknowledged"
@@ -39,6 +39,10 @@ class JournalEntry:
     model: str
     entry: dict[str, Any]
 
+    def document(self) -> dict[str, Any]:
+        """The line as `edge-agent history --json` shows it."""
+        return {"number": self.number, "at_unix_ms": self.at_unix_ms, "model": self.model, **self.entry}
+
 
 class AgentDb:
     """One agent.db; not for several threads at once."""
@@ -59,6 +63,11 @@ class AgentDb:
     def close(self) -> None:
         """Close the database (and fold its WAL in)."""
         self._db.conn.close()
+
+    def facts(self) -> dict[str, Any]:
+        """About the file, for people. Raises Corrupt."""
+        with translated(self.path.name):
+            return file_facts(self._db)
 
     def commit_transition(
         self,

@@ -25,13 +25,15 @@ def write_factory(
     evidence_raw: bytes,
     chunks: Iterable[tuple[str, bytes]],
     at_unix_ms: int,
+    *,
+    renew: bool = False,
 ) -> None:
-    """Write the factory file whole or not at all.
+    """Write the factory file whole or not at all; until then the one that is there stays.
 
-    Raises Rejected when it exists already (renewing is done on purpose).
+    Raises Rejected when it exists already and is not to be renewed.
     """
-    if out.exists():
-        raise Rejected(f"{out} exists already", next_step="Remove it first if the factory snapshot is to be renewed")
+    if out.exists() and not renew:
+        raise Rejected(f"{out} exists already", next_step="Add --renew if the factory snapshot is to be renewed")
     temporary = out.with_name(out.name + ".new")
     temporary.unlink(missing_ok=True)
     try:

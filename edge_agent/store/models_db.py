@@ -14,16 +14,17 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from edge_agent.contract import limits
 from edge_agent.contract.errors import Corrupt, Rejected
 from edge_agent.contract.manifest import Manifest, parse_manifest
 from edge_agent.contract.reasons import Reason
 from edge_agent.store.memfd import SealedFile
-from edge_agent.store.sqlite import connect, forget_cached_pages, row, rows, sync_folder, translated, upsert
+from edge_agent.store.sqlite import connect, file_facts, forget_cached_pages, row, rows, sync_folder, translated, upsert
 
 SCHEMA_VERSION = 1
-PAGES_OF_A_CHUNK_MAX = 40  # 32 with bytes, one with the row, some for the index and for what a removed row left
+PAGES_OF_A_CHUNK_MAX = 270  # 257 with bytes, one with the row, some for the index and for what a removed row left
 # Additive only: an older agent on a newer database still finds its own columns and serves.
 MIGRATIONS: dict[int, str] = {
     1: """
@@ -78,6 +79,11 @@ class ModelsDb:
     def close(self) -> None:
         """Close the database."""
         self._db.conn.close()
+
+    def facts(self) -> dict[str, Any]:
+        """About the file, for people. Raises Corrupt."""
+        with translated(self.path.name):
+            return file_facts(self._db)
 
     # ---- offers: a snapshot on its way in
 

@@ -19,7 +19,7 @@ from edge_agent.contract.errors import Corrupt, HoldfastError, Rejected
 from edge_agent.contract.manifest import parse_manifest
 from edge_agent.contract.reasons import Reason
 from edge_agent.folders import is_writable
-from edge_agent.store.agent_db import AgentDb
+from edge_agent.store.agent_db import AgentDb, JournalEntry
 from edge_agent.store.models_db import ModelsDb
 
 Database = TypeVar("Database", AgentDb, ModelsDb)
@@ -52,7 +52,7 @@ def open_store(state_dir: Path, at_unix_ms: int) -> Opened:
     )
     read_only = Reason.DISK_FULL if agent is None or models is None else None
     if agent is None and (state_dir / "agent.db").is_file():
-        agent = _open_copy(state_dir / "agent.db", notes)
+        agent = open_copy(state_dir / "agent.db", notes)
     if models is None and (state_dir / "models.db").is_file():
         models = _open_immutable(state_dir / "models.db", ModelsDb, notes)
     return Opened(models, agent, read_only, tuple(notes))
@@ -180,7 +180,7 @@ def _open_read_only(state_dir: Path) -> Opened:
             next_step="Make it writable for the agent's user, or set another state_dir in agent.toml",
         )
     notes: list[str] = ["the state folder cannot be written"]
-    agent = _open_copy(state_dir / "agent.db", notes)
+    agent = open_copy(state_dir / "agent.db", notes)
     models = _open_immutable(state_dir / "models.db", ModelsDb, notes)
     return Opened(models, agent, Reason.READ_ONLY, tuple(notes))
 
@@ -193,7 +193,7 @@ def _open_immutable(path: Path, kind: Callable[..., Database], notes: list[str])
         return None
 
 
-def _open_copy(path: Path, notes: list[str]) -> AgentDb | None:
+def open_copy(path: Path, notes: list[str]) -> AgentDb | None:
     """agent.db as it was last committed, to be read only: a copy in memory, with its WAL folded in.
 
     Opening the file itself as immutable would pass over the WAL, and with it the newest transitions.
@@ -220,3 +220,17 @@ def _is_writable(state_dir: Path) -> bool:
         return False
     files = [state_dir / name for name in ("models.db", "agent.db")]
     return is_writable(state_dir) and all(os.access(f, os.W_OK) for f in files if f.is_file())
+
+
+def journal_on_disk(state_dir: Path, model: str | None, newest: int) -> tuple[JournalEntry, ...] | None:
+    """The newest lines as they were last committed, without an agent; None when they cannot be read."""
+    path = state_dir / "agent.db"
+    agent = open_copy(path, []) if path.is_file() else None
+    if agent is None:
+        return None
+    try:
+        return agent.journal(model=model, newest=newest)
+    except HoldfastError:
+        return None
+    finally:
+        agent.close()

@@ -77,10 +77,16 @@ def _read_array(fds: Dict[str, int], names: Dict[str, str], spec: TensorSpec, co
     return np.ascontiguousarray(value)
 
 
-def prove(run: Callable[[List[np.ndarray]], List[np.ndarray]], golden: Golden, rtol: float, atol: float) -> Verdict:
-    """Run every golden vector and compare: abs(a - b) <= atol + rtol * abs(b), same dtype, same shape."""
+def prove(
+    run: Callable[[List[np.ndarray]], List[np.ndarray]],
+    golden: Golden,
+    rtol: float,
+    atol: float,
+    vector_only: Optional[int] = None,
+) -> Verdict:
+    """Run every golden vector, or this one, and compare: abs(a - b) <= atol + rtol * abs(b), same dtype, same shape."""
     worst_abs = worst_rel = 0.0
-    for vector in range(golden.vectors):
+    for vector in range(golden.vectors) if vector_only is None else (vector_only,):
         got = run([np.ascontiguousarray(value[vector]) for value in golden.inputs])
         for position, reference in enumerate(golden.outputs):
             expected, answer = reference[vector], got[position]
@@ -104,7 +110,7 @@ def prove(run: Callable[[List[np.ndarray]], List[np.ndarray]], golden: Golden, r
                     vector, position, worst_abs, atol, rtol,
                 )  # fmt: skip
                 return Verdict(False, vector + 1, worst_abs, worst_rel, "proof", text)
-    return Verdict(True, golden.vectors, worst_abs, worst_rel, None, "")
+    return Verdict(True, golden.vectors if vector_only is None else 1, worst_abs, worst_rel, None, "")
 
 
 def _as_finite(answer: np.ndarray, expected: np.ndarray) -> bool:

@@ -266,12 +266,21 @@ class WorkerServer(ControlServer):
         self.answer(connection, header, fields)
 
     def _golden(self, connection: Connection, header: Dict[str, Any]) -> None:
+        """All golden vectors, or the one that is named: then live requests wait for no more than that."""
         if self._loaded is None:
             self.refuse(connection, header, "not_loaded", "no model is loaded")
             return
-        loaded = self._loaded
-        verdict = judge.prove(self._engine.run, loaded.golden, loaded.rtol, loaded.atol)
-        self.answer(connection, header, {"proof": verdict_fields(verdict)})
+        loaded, vector = self._loaded, header.get("vector")
+        if vector is not None and not (isinstance(vector, int) and 0 <= vector < loaded.golden.vectors):
+            self.refuse(connection, header, "malformed", "there is no golden vector %r" % (vector,))
+            return
+        began_s = time.monotonic()
+        try:
+            verdict = judge.prove(self._engine.run, loaded.golden, loaded.rtol, loaded.atol, vector)
+        except Exception as error:  # an engine may raise anything; that it did not at the proof is what counts here
+            verdict = judge.Verdict(False, 0, 0.0, 0.0, "proof", "%s: %s" % (type(error).__name__, str(error)[:500]))
+        elapsed_us = int((time.monotonic() - began_s) * 1e6)
+        self.answer(connection, header, {"proof": verdict_fields(verdict), "elapsed_us": elapsed_us})
 
     def _stats(self, connection: Connection, header: Dict[str, Any]) -> None:
         fields = {

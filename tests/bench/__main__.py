@@ -17,7 +17,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from tests.bench import downloads, interruptions, returning, standing, throughput
+from tests.bench import downloads, fallbacks, interruptions, returning, standing, storing, throughput
 from tests.bench.device import RECIPES, Subject, port_of, prepare, wait_steady
 from tests.bench.figures import Results
 from tests.harness.agent import Agent, ShortFolder
@@ -37,10 +37,12 @@ class Plan:
     seconds: float
     downloads: int
     returns: int
+    fallbacks: int
+    stores: int
 
 
-FULL = Plan(lives=3, kills=8, rounds=9, seconds=1.0, downloads=3, returns=10)
-QUICK = Plan(lives=1, kills=2, rounds=1, seconds=0.5, downloads=1, returns=2)
+FULL = Plan(lives=3, kills=8, rounds=9, seconds=1.0, downloads=3, returns=10, fallbacks=5, stores=5)
+QUICK = Plan(lives=1, kills=2, rounds=1, seconds=0.5, downloads=1, returns=2, fallbacks=1, stores=1)
 
 
 def measure(results: Results, subject: Subject, folder: Path, plan: Plan) -> None:
@@ -96,7 +98,32 @@ def line_returns(results: Results, plan: Plan) -> None:
         returning.measure(results, folder, times=plan.returns)
 
 
-PARTS = {"device": one_device, "download": line_downloads, "rollback": line_returns}
+def one_device_falls_back(results: Results, plan: Plan) -> None:
+    """Down the ladder, with the next rung more and less ready."""
+    with ShortFolder() as folder:
+        with results.measuring("digits: packed, signed, bundled"):
+            make_all([Recipe(RECIPES["digits"], version) for version in ("1.0.0", "1.1.0")])
+            publisher = Publisher(folder / "publisher")
+            subject = prepare("digits", publisher, folder)
+        with results.measuring("digits: fallbacks"):
+            bare_s, _ = standing.bare_boot(results, subject)
+            repository = publisher.repository.folder
+            fallbacks.measure(results, subject, repository, folder, bare_s, times=plan.fallbacks)
+
+
+def one_snapshot_is_stored(results: Results, plan: Plan) -> None:
+    """100 MB to the disk."""
+    with results.measuring("100 MB into the store"):
+        storing.measure(results, rounds=plan.stores)
+
+
+PARTS = {
+    "device": one_device,
+    "fallback": one_device_falls_back,
+    "store": one_snapshot_is_stored,
+    "download": line_downloads,
+    "rollback": line_returns,
+}
 
 
 def main() -> int:

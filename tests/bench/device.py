@@ -40,13 +40,16 @@ class Subject:
     body_bytes: int
     root_file: Path
 
-    def agent(self, folder: Path) -> Agent:
-        """An agent in a folder of its own that begins with the factory snapshot, and goes on with what it has."""
+    def agent(self, folder: Path, **model: Any) -> Agent:
+        """An agent in a folder of its own that begins with the factory snapshot, and goes on with what it has.
+
+        model: more settings of the slot.
+        """
         return Agent(
             folder,
             self.root_file,
             engine="paddle",
-            models={self.name: {"factory": str(self.factory), "probation_s": 0.0}},
+            models={self.name: {"factory": str(self.factory), "probation_s": 0.0, **model}},
             serving={"http": f"127.0.0.1:{free_port()}"},
             limits={"orphan_s": 30.0},
         )

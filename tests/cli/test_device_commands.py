@@ -20,7 +20,7 @@ STATUS = {"device_id": str, "agent_version": str, "models": dict, "sync": dict}
 STATUS_MORE = {"http", "storage", "processes"}
 SLOT = {"active": dict, "last_good": dict, "candidate": type(None), "quarantined": list, "serving": bool,
         "fallbacks": int}  # fmt: skip
-SLOT_MORE = {"status", "wanted", "assigned", "reason", "declined", "snapshots", "workers"}
+SLOT_MORE = {"status", "wanted", "assigned", "held", "pinned", "reason", "declined", "snapshots", "workers"}
 SYNC_MORE = {"configured", "since", "detail", "epoch", "revision"}
 
 
@@ -152,3 +152,29 @@ def test_verify_finds_a_damaged_factory_snapshot(new_agent: NewAgent, releases: 
     assert json.loads(done.stdout)["damaged_chunks"][release.digest] == 1
     assert "edge-agent factory" in done.stderr
     assert agent.model("tiny")["serving"], "the loaded bytes go on serving"
+
+
+def test_a_pin_holds_and_refuses_what_is_new_until_it_is_taken_back(releases: Releases, new_agent: NewAgent) -> None:
+    agent = new_agent().start_and_wait()
+    agent.cli_json("import", str(releases.all["1.0.0"].bundle), "--until", "confirmed")
+    assert agent.cli("pin", "tiny", "--to", "0.9.0").stdout.strip() == "tiny@0.9.0 serves, pinned"
+    assert agent.cli_json("status")["models"]["tiny"]["pinned"] is True
+    assert "pinned" in agent.cli("status").stdout
+    refused = agent.cli("import", str(releases.all["1.1.0"].bundle), "--json")
+    assert refused.returncode == 1 and json.loads(refused.stdout)["reason"] == "pinned"
+    assert agent.cli_json("unpin", "tiny")["model"]["pinned"] is False
+    assert agent.cli_json("import", str(releases.all["1.1.0"].bundle))["serving"] is True
+
+
+def test_a_version_that_is_not_here_cannot_be_pinned(device: Agent) -> None:
+    refused = device.cli("pin", "tiny", "--to", "7.0.0", "--json")
+    assert refused.returncode == 1 and json.loads(refused.stdout)["reason"] == "unknown_version"
+
+
+def test_a_factory_snapshot_is_renewed_on_purpose_only(releases: Releases, new_agent: NewAgent) -> None:
+    agent = new_agent()
+    out, newer = str(agent.folder.parent / "d.factory"), str(releases.all["1.0.0"].bundle)
+    refused = agent.cli("factory", newer, "--out", out)
+    assert refused.returncode == 1 and "--renew" in refused.stderr
+    assert agent.cli_json("factory", newer, "--out", out, "--renew")["snapshot"] == "tiny@1.0.0"
+    assert agent.start_and_wait().model("tiny")["active"]["version"] == "1.0.0"

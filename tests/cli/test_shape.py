@@ -20,7 +20,19 @@ WITHOUT_JSON = {"edge-agent run", "cloud-sync serve"}  # they run on; their log 
 
 def test_the_commands_are_the_agreed_ones() -> None:
     here = {name for name in NAMES if name.startswith("edge-agent")}
-    agreed = ("run", "import", "status", "history", "verify", "rollback", "doctor", "factory")
+    agreed = (
+        "run",
+        "import",
+        "status",
+        "history",
+        "verify",
+        "rollback",
+        "pin",
+        "unpin",
+        "diagnose",
+        "doctor",
+        "factory",
+    )
     assert here == {f"edge-agent {word}" for word in agreed}
     here = {name for name in NAMES if name.startswith("fleet")}
     agreed = (

@@ -76,7 +76,7 @@ def test_password_and_token_do_not_travel_in_the_clear_beyond_loopback_unless_on
 def test_a_database_is_made_from_nothing_and_one_of_a_newer_version_is_refused(idle: Town) -> None:
     done = cloud_sync("migrate", "--data", idle.data)
     assert (done.code, done.said) == (0, "0002\n")
-    assert cloud_sync("migrate", "--data", idle.data).said == "0001\n"
+    assert cloud_sync("migrate", "--data", idle.data).said == "0002\n"
     with sqlite3.connect(idle.data / "coordinator.db") as database:
         database.execute("UPDATE alembic_version SET version_num = '9999'")
     database.close()

@@ -10,8 +10,8 @@ from pathlib import Path
 from edge_agent.contract.errors import Corrupt
 from edge_agent.contract.manifest import parse_manifest
 from edge_agent.runtime import authority, marks
-from edge_agent.runtime.executor import decode_state
 from edge_agent.runtime.marks import Seen, decode_marks
+from edge_agent.runtime.saved_state import decode_state
 from edge_agent.store.agent_db import AgentDb
 from edge_agent.store.models_db import ModelsDb
 from edge_agent.store.opening import open_store

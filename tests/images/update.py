@@ -28,27 +28,23 @@ from edge_agent.offer.bundle_reader import BundleReader
 from edge_agent.runtime.app import Runtime
 from edge_agent.runtime.authority import Authority
 from edge_agent.runtime.claim import Claim
-from edge_agent.runtime.executor import encode_state
 from edge_agent.runtime.library import Library, read_pinned_root
 from edge_agent.runtime.marks import Marks, encode_marks
 from edge_agent.runtime.offers import Offer
 from edge_agent.runtime.persistence import AgentStore
 from edge_agent.runtime.retention import removable
+from edge_agent.runtime.saved_state import encode_state
 from edge_agent.store import agent_db, models_db, small_file
 
 MODEL = "tiny"
-SABOTAGES = (
-    "",
-    "databases",
-    "admission",
-    "shrinking",
-    "small_files",
-)  # what is not synced, to see that the images show it
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Where everything is. bundles: those that are served, in order, then one whose worker never comes up."""
+    """Where everything is. bundles: those that are served, in order. unfit: the one whose worker never comes up.
+
+    sabotage: which syncs are left out, to see that the images show it.
+    """
 
     config_file: str
     run_dir: str

@@ -127,7 +127,8 @@ def test_a_device_runs_from_the_wheel(installed: Installed, running: Path, relea
         return done.returncode == 0 and json.loads(done.stdout)["models"]["tiny"]["serving"]
 
     wait_until(serving, lambda: f"it serves: {(running.parent / 'log').read_text()}")
-    assert "serves" in installed.run("edge-agent", "import", releases.all["1.0.0"].bundle, "--config", running)
+    said = installed.run("edge-agent", "import", releases.all["1.0.0"].bundle, "--config", running)
+    assert "is tried beside 0.9.0" in said, "agent.toml says nothing of a policy"
 
 
 def test_a_publisher_works_from_the_wheel(installed: Installed, tmp_path: Path) -> None:

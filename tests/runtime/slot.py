@@ -17,8 +17,9 @@ from edge_agent.core import events as ev
 from edge_agent.core.actions import Action, KeepWorkers, Route, Tell, Verify
 from edge_agent.core.lifecycle import Step
 from edge_agent.core.state import Known, ModelState, Moment, Settings, persistent_part
-from edge_agent.runtime.executor import Executor, decode_state
+from edge_agent.runtime.executor import Executor
 from edge_agent.runtime.persistence import AgentStore
+from edge_agent.runtime.saved_state import decode_state
 from edge_agent.store.agent_db import AgentDb
 from edge_agent.store.thread import StoreThread
 

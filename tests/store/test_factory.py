@@ -40,7 +40,7 @@ def test_it_is_never_written_over(tmp_path: Path) -> None:
     before = out.read_bytes()
     with pytest.raises(Rejected, match="exists already") as caught:
         write(out, content("2.0.0"))
-    assert "Remove it first" in caught.value.next_step
+    assert "--renew" in caught.value.next_step
     assert out.read_bytes() == before
 
 

@@ -22,6 +22,7 @@ from edge_agent.runtime.library import Library
 from edge_agent.runtime.marks import Marks
 from edge_agent.runtime.offers import Offer, OfferDesk
 from edge_agent.runtime.persistence import AgentStore
+from edge_agent.runtime.publisher_word import PublisherWord
 from edge_agent.runtime.tasks import Tasks
 from edge_agent.store.agent_db import AgentDb
 from edge_agent.store.models_db import ModelsDb
@@ -56,7 +57,8 @@ def at_desk(folder: Path, story: Callable[[OfferDesk], Awaitable[None]]) -> None
         await executor.post(ev.Booted("tiny", Settings(), (), ()))
         try:
             marks = Marks(thread, store, folder)
-            await story(OfferDesk(config, library, marks, executor, AUTHORITY.pinned, Tasks()))
+            publisher = PublisherWord(executor, AUTHORITY.pinned)
+            await story(OfferDesk(config, library, marks, executor, publisher, AUTHORITY.pinned, Tasks()))
         finally:
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)

@@ -12,7 +12,7 @@ from tests.tidy.source import Finding, Source
 ORDER = (
     "contract", "folders", "core", "store", "trust", "offer", "worker", "config", "logs", "front", "sync", "site",
     "runtime",
-    "client", "cli_text", "doctor", "factory_command", "cli",
+    "client", "story", "cli_text", "doctor", "redaction", "diagnosis", "factory_command", "cli",
 )  # fmt: skip
 
 # Rooms that may see less than everything below them, with the reason that the message gives.

@@ -5,8 +5,8 @@ little-endian float32 in order. Layers: {"op": "dense", "inputs": n, "outputs": 
 {"op": "relu"}, {"op": "softmax"}. The first input is flattened per row; one float32 output of shape (rows, m).
 
 Test models may misbehave on purpose, and always in the same way: {"op": "fault", "when": "load" | "run" | "poison",
-"kind": "hang" | "abort" | "segfault" | "exit" | "nan" | "garbage" | "slow" | "grow" | "raise", "amount": x}. "poison"
-acts only on a request whose first number is `amount`.
+"kind": "hang" | "abort" | "segfault" | "exit" | "nan" | "garbage" | "slow" | "grow" | "raise", "amount": x,
+"after": n}. "poison" acts only on a request whose first number is `amount`; none acts on the first n runs of a process.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ class NumpyEngine(Engine):
     def __init__(self) -> None:
         self._layers: List[Dict[str, Any]] = []
         self._grown: List[np.ndarray] = []
+        self._runs = 0
 
     def load(
         self,
@@ -70,6 +71,7 @@ class NumpyEngine(Engine):
         """arrays[0]: (rows, ...) float32. Answers one array (rows, outputs) float32."""
         value = arrays[0].reshape(arrays[0].shape[0], -1).astype("<f4", copy=False)
         first = float(value.flat[0]) if value.size else 0.0
+        self._runs += 1
         for layer in self._layers:
             op = layer["op"]
             if op == "dense":
@@ -79,7 +81,7 @@ class NumpyEngine(Engine):
             elif op == "softmax":
                 exponent = np.exp(value - value.max(axis=1, keepdims=True))
                 value = exponent / exponent.sum(axis=1, keepdims=True)
-            elif layer["when"] == "run" or (layer["when"] == "poison" and first == layer["amount"]):
+            elif self._runs > layer["after"] and _acts(layer, first):
                 value = self._misbehave(layer, value)
         return [np.ascontiguousarray(value, dtype="<f4")]
 
@@ -104,6 +106,10 @@ class NumpyEngine(Engine):
         elif kind == "garbage" and value is not None:
             return value[:, ::-1] * np.float32(3.0) + np.float32(1.0)
         return value
+
+
+def _acts(layer: Dict[str, Any], first: float) -> bool:
+    return bool(layer["when"] == "run" or (layer["when"] == "poison" and first == layer["amount"]))
 
 
 def _read(fd: int, bytes_max: int) -> bytes:
@@ -137,4 +143,5 @@ def _parse_layer(layer: Dict[str, Any]) -> Dict[str, Any]:
         if layer.get("when") not in ("load", "run", "poison") or layer.get("kind") not in KINDS:
             raise LoadRefused("a fault has to say when and what")
         layer["amount"] = float(layer.get("amount", 0))
+        layer["after"] = int(layer.get("after", 0))
     return layer
