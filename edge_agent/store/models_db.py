@@ -312,7 +312,7 @@ class ModelsDb:
                 # A script is stepped to its end; `execute` would take one step, which gives back one page.
                 # EXTRA: SQLite cuts the file off once its journal is removed, and does not put pages that it cuts off
                 # into that journal. Should a power cut keep the cut and lose the removal, the journal would come back
-                # and bring half of them.
+                # and bring back a database without them.
                 pages = len(garbage) * PAGES_OF_A_CHUNK_MAX
                 self._db.executescript(
                     f"PRAGMA synchronous=EXTRA; PRAGMA incremental_vacuum({pages}); PRAGMA synchronous=FULL"

@@ -28,7 +28,7 @@ ONE, THREE = ("1.0.0",), ("1.0.0", "1.1.0", "1.2.0")
 LOST = {  # what is left out: in the update of these releases, since when, and which promise it breaks
     "databases": (ONE, "state", "the state is the last one committed"),
     "admission": (ONE, "admit", "an admitted snapshot is there"),
-    "shrinking": (THREE, "remove", "what is visible is whole"),
+    "shrinking": (THREE, "remove", "both databases are sound"),
     "small_files": (ONE, "marks", "no copy of the marks is lower"),
 }
 
