@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes .venv (agent, publisher, coordinator, tests), .venv-paddle (the engine) and, where a Python 3.7 or 3.8 is found,
 # .venv-py37 (the oldest interpreter that a worker may have) from pinned requirements; where the machine has no MQTT broker it
-# brings one into .broker (broker/bring.sh). How to install on a device is not said here.
+# brings one into .broker (broker/bring.sh), and strace into .strace (strace/bring.sh). How to install on a device is not said here.
 # Each environment is kept by the hash of its requirements: a second run does nothing. The stamp is written last, so
 # that a set-up that was cut off is done again. Nothing outside the project folder is changed.
 # HOLDFAST_PYTHON names another interpreter than the one that would be chosen, HOLDFAST_OLD_PYTHON another old one.
@@ -107,3 +107,4 @@ else
 fi
 # without it a device and all tests of it are whole; whatever needs a broker fails with the same words
 packaging/broker/bring.sh || say "going on without an MQTT broker: what needs one will fail, and say so"
+packaging/strace/bring.sh || say "going on without strace: tests of the disk after a power cut are skipped"

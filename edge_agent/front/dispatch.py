@@ -6,7 +6,6 @@ No HTTP here.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import time
 from collections.abc import Callable
@@ -17,12 +16,13 @@ import structlog
 from msgspec import structs
 
 from edge_agent.front import scheduler as sched
-from edge_agent.front.errors import BadRequest, ComputeFailed, RequestError
+from edge_agent.front.errors import ComputeFailed, RequestError
 from edge_agent.front.link import Answer, WorkerLink, fingerprint
 from edge_agent.front.metrics import FrontMetrics
-from edge_agent.front.protocol import InferRequest, OutputTensor, build_response
+from edge_agent.front.protocol import InferRequest, OutputTensor
 from edge_agent.front.routes import ModelRoute, Routes, WorkerAddress
-from edge_agent.front.trial import Trial, can_be_tried
+from edge_agent.front.trial import Trial
+from edge_agent.front.waiting import Copy, Waiting, digests_of, respond, settle, with_comparable_share
 from edge_agent.worker import wire
 
 if TYPE_CHECKING:
@@ -48,29 +48,6 @@ class Bounds:
     body_bytes_max: int
 
 
-@dataclass(eq=False, slots=True)
-class Waiting:
-    """A request with the future that its handler waits for: (body, JSON bytes or None, route that computed it).
-
-    route: the one that it was checked against. job: as which it is on its way now; first of the candidate's share,
-    perhaps, and then to the active snapshot.
-    """
-
-    request: InferRequest
-    future: asyncio.Future[tuple[bytes, int | None, ModelRoute]]
-    route: ModelRoute
-    deadline_s: float
-    job: sched.Job | None = None
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Copy:
-    """A request that was answered already, for the candidate; outputs: what the active snapshot said, copied."""
-
-    request: InferRequest
-    outputs: tuple[OutputTensor, ...]
-
-
 class Dispatcher:
     """All models of this front."""
 
@@ -81,7 +58,8 @@ class Dispatcher:
         self._tell = tell
         self._schedulers: dict[str, sched.ModelScheduler] = {}
         self._trials: dict[str, Trial] = {}
-        self._observer: Observer | None = None  # once something is watched, and from then on
+        self._observer: Observer | None = None  # a while after something is watched first, and from then on
+        self._importing: asyncio.Task[None] | None = None
         self._links: dict[str, tuple[str, WorkerLink]] = {}
         self._served: dict[str, ModelRoute] = {}
         self._reaching: set[asyncio.Task[None]] = set()
@@ -96,9 +74,9 @@ class Dispatcher:
 
     async def set_routes(self, routes: Routes) -> None:
         """Follow new routes; returns once requests really go where they say (or nobody is there to go to)."""
-        models = {model: _with_comparable_share(model, route) for model, route in routes.models.items()}
+        models = {model: with_comparable_share(model, route) for model, route in routes.models.items()}
         routes = self.routes = structs.replace(routes, models=models)
-        await self._watch(routes)
+        self._watch()
         opening = []
         for model, route in routes.models.items():
             if model not in self._schedulers:
@@ -113,20 +91,23 @@ class Dispatcher:
         for model, route in routes.models.items():
             if self.routes is routes:
                 self._follow(model, route)
-        wanted = {digest for route in routes.models.values() for digest in _digests(route)}
+        wanted = {digest for route in routes.models.values() for digest in digests_of(route)}
         wanted |= {link.digest for _, link in self._links.values()}
         self._served = {digest: route for digest, route in self._served.items() if digest in wanted}
 
-    async def _watch(self, routes: Routes) -> None:
+    def _watch(self) -> None:
         """Count the answers of what is watched from now on; what was counted until now is told first."""
-        watched = {
-            digest: model for model, route in routes.models.items() if route.watched for digest in _digests(route)
-        }
-        if self._observer is None and watched:
-            self._observer = await asyncio.to_thread(_new_observer)
+        routes = self.routes.models.items()
+        watched = {digest: model for model, route in routes if route.watched for digest in digests_of(route)}
         if self._observer is not None:
             self._observer.tell(self._tell)
             self._observer.watch(watched)
+        elif watched and self._importing is None:  # no route waits for an import
+            self._importing = asyncio.create_task(self._import_observer())
+
+    async def _import_observer(self) -> None:
+        self._observer = await asyncio.to_thread(_new_observer)
+        self._watch()
 
     def _follow(self, model: str, route: ModelRoute) -> None:
         """Requests go where this route says; a worker that changes sides, from candidate to active, keeps its jobs."""
@@ -295,7 +276,7 @@ class Dispatcher:
         if isinstance(job.payload, Copy):
             self._metrics.note_copy(model, job.route.version, "failed")
         elif not job.once:
-            _settle(job, error=error)
+            settle(job, error=error)
         else:
             self._ask_active(model, job)
 
@@ -345,7 +326,7 @@ class Dispatcher:
             return
         unsayable: RequestError | None = None
         try:
-            result = _respond(model, route, job.payload.request, answer)
+            result = respond(model, route, job.payload.request, answer)
         except ComputeFailed as error:
             self._count_failure(job)
             self._fail(model, job, error)
@@ -356,9 +337,9 @@ class Dispatcher:
         if job.once and not finite:
             self._ask_active(model, job)
         elif unsayable is not None:
-            _settle(job, error=unsayable)
+            settle(job, error=unsayable)
         else:
-            _settle(job, result=(*result, route))
+            settle(job, result=(*result, route))
             if self._trials:
                 self._offer_copy(model, link, job, answer)
 
@@ -408,43 +389,7 @@ class Dispatcher:
             self._apply(found[0], side.lost(link.worker_id, time.monotonic(), link.has_begun()))
 
 
-def _digests(route: ModelRoute) -> list[str]:
-    """Of what serves, and of the candidate beside it."""
-    found = (route.digest, route.share.digest if route.share else None)
-    return [digest for digest in found if digest is not None]
-
-
-def _with_comparable_share(model: str, route: ModelRoute) -> ModelRoute:
-    """Without a candidate that takes or gives other tensors: no request is sent to it."""
-    if route.share is None or can_be_tried(route):
-        return route
-    log.warning("candidate_not_comparable", model=model, snapshot=route.share.digest)
-    return structs.replace(route, share=None)
-
-
 def _new_observer() -> Observer:
-    """Imports numpy, which a front needs for this alone."""
-    from edge_agent.front.observing import Observer
+    from edge_agent.front.observing import Observer  # with numpy, which a front needs for this alone
 
     return Observer()
-
-
-def _respond(model: str, route: ModelRoute, request: InferRequest, answer: Answer) -> tuple[bytes, int | None]:
-    if answer.code == wire.OK:
-        if [output.dtype for output in answer.outputs] != [spec.dtype for spec in route.outputs]:
-            raise ComputeFailed("the engine gave other outputs than the manifest says")
-        return build_response(model, route, request, answer.outputs)
-    if answer.code == wire.BAD_REQUEST:
-        raise BadRequest(answer.text)
-    raise ComputeFailed(answer.text)
-
-
-def _settle(job: sched.Job, *, result: Any = None, error: RequestError | None = None) -> None:
-    waiting: Waiting = job.payload
-    if waiting.future.done():
-        return
-    with contextlib.suppress(asyncio.InvalidStateError):
-        if error is not None:
-            waiting.future.set_exception(error)
-        else:
-            waiting.future.set_result(result)

@@ -70,6 +70,7 @@ class FrontLink:
         self._tasks = tasks
         self._routes: dict[str, Route] = {model: Route(model, None, None) for model in config.models}
         self._told: dict[str, str] = {}
+        self._at_front_now: dict[str, str] = {}  # like `_told`, but known while the same is said again
         self._shares_told: dict[str, tuple[str, int]] = {}
         self._sequence = 0
         self._dirty = asyncio.Event()
@@ -89,13 +90,15 @@ class FrontLink:
 
     def routed(self, model: str) -> str | None:
         """The snapshot to which the front has said that requests go."""
-        return self._told.get(model)
+        return self._at_front_now.get(model)
 
     # ---- what the core and the pool say
 
     def set_route(self, route: Route) -> None:
         """Requests for this model go to these snapshots' workers."""
         self._routes[route.model] = route
+        if self._at_front_now.get(route.model) != route.digest:
+            self._at_front_now.pop(route.model, None)
         self._told.pop(route.model, None)
         self._shares_told.pop(route.model, None)
         self._dirty.set()
@@ -242,6 +245,7 @@ class FrontLink:
         self._channel = None
         self._at_front.clear()
         self._told.clear()
+        self._at_front_now.clear()
         self._shares_told.clear()
         for released in self._released.values():
             released.set()
@@ -304,6 +308,7 @@ class FrontLink:
         shares = {model: doc["share"] for model, doc in models.items() if doc.get("share") and doc["share"]["workers"]}
         for document in (*models.values(), *shares.values()):
             self._at_front |= {str(worker["worker_id"]) for worker in document["workers"]}
+        self._at_front_now |= routed
         for model, digest in routed.items():
             if self._told.get(model) != digest:
                 self._told[model] = digest

@@ -5,7 +5,6 @@ Who may make it is the CLI's.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from edge_agent.contract.errors import Rejected, Unavailable
 from edge_agent.contract.manifest import Manifest
 from edge_agent.contract.reasons import Reason
 from edge_agent.store.models_db import ModelsDb
+from edge_agent.store.sqlite import sync_folder
 
 FACTORY_MODE = 0o444
 
@@ -47,11 +47,7 @@ def write_factory(
             models.close()
         temporary.chmod(FACTORY_MODE)
         temporary.rename(out)
-        folder = os.open(out.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(out.parent)
     except OSError as error:
         raise Unavailable(f"cannot write {out}: {error}", reason=Reason.DISK_FULL) from error
     finally:

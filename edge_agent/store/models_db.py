@@ -21,7 +21,7 @@ from edge_agent.contract.errors import Corrupt, Rejected
 from edge_agent.contract.manifest import Manifest, parse_manifest
 from edge_agent.contract.reasons import Reason
 from edge_agent.store.memfd import SealedFile
-from edge_agent.store.sqlite import connect, file_facts, forget_cached_pages, row, rows, translated, upsert
+from edge_agent.store.sqlite import connect, file_facts, forget_cached_pages, row, rows, sync_folder, translated, upsert
 
 SCHEMA_VERSION = 1
 PAGES_OF_A_CHUNK_MAX = 270  # 257 with bytes, one with the row, some for the index and for what a removed row left
@@ -160,20 +160,23 @@ class ModelsDb:
             self._db.execute("INSERT OR REPLACE INTO chunk(sha256, data) VALUES(?, ?)", [bytes.fromhex(sha256), data])
 
     def admit(self, digest: str, manifest: Manifest, at_unix_ms: int) -> None:
-        """Make an offer visible: one transaction that finds every chunk.
+        """Make an offer visible: one transaction that finds every chunk. On return no power cut takes it back, nor any
+        chunk of it.
 
         Raises Rejected (truncated) when one is missing.
         """
-        with translated(self.path.name), self._db.atomic():
-            missing = self.missing_chunks(manifest)
-            if missing:
-                raise Rejected(f"{manifest.label()}: {len(missing)} chunks are missing", reason=Reason.TRUNCATED)
-            self._db.execute(
-                "INSERT OR IGNORE INTO snapshot(digest, name, version, release, admitted_unix_ms, manifest, evidence)"
-                " SELECT digest, name, version, release, ?, manifest, evidence FROM offer WHERE digest=?",
-                [at_unix_ms, digest],
-            )
-            self._db.execute("DELETE FROM offer WHERE digest=?", [digest])
+        with translated(self.path.name):
+            with self._db.atomic():
+                missing = self.missing_chunks(manifest)
+                if missing:
+                    raise Rejected(f"{manifest.label()}: {len(missing)} chunks are missing", reason=Reason.TRUNCATED)
+                self._db.execute(
+                    "INSERT OR IGNORE INTO snapshot(digest, name, version, release, admitted_unix_ms, manifest,"
+                    " evidence) SELECT digest, name, version, release, ?, manifest, evidence FROM offer WHERE digest=?",
+                    [at_unix_ms, digest],
+                )
+                self._db.execute("DELETE FROM offer WHERE digest=?", [digest])
+            sync_folder(self.path.parent)  # once for a snapshot; synchronous=EXTRA would do it with every chunk
 
     # ---- snapshots that are visible
 
@@ -307,7 +310,13 @@ class ModelsDb:
                     for sha256 in garbage:
                         self._db.execute("DELETE FROM chunk WHERE sha256=?", [sha256])
                 # A script is stepped to its end; `execute` would take one step, which gives back one page.
-                self._db.executescript(f"PRAGMA incremental_vacuum({len(garbage) * PAGES_OF_A_CHUNK_MAX})")
+                # EXTRA: SQLite cuts the file off once its journal is removed, and does not put pages that it cuts off
+                # into that journal. Should a power cut keep the cut and lose the removal, the journal would come back
+                # and bring back a database without them.
+                pages = len(garbage) * PAGES_OF_A_CHUNK_MAX
+                self._db.executescript(
+                    f"PRAGMA synchronous=EXTRA; PRAGMA incremental_vacuum({pages}); PRAGMA synchronous=FULL"
+                )
             return len(garbage)
 
     def used_bytes(self) -> int:

@@ -6,7 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
-from edge_agent.store.sqlite import translated
+from edge_agent.store.sqlite import sync_folder, translated
 
 NEW_SUFFIX = ".new"
 
@@ -22,11 +22,7 @@ def write_small_file(path: Path, raw: bytes) -> None:
         if path.is_dir():  # damage: a file cannot take its place
             shutil.rmtree(path)
         new.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(path.parent)
 
 
 def read_small_file(path: Path, bytes_max: int) -> bytes | None:

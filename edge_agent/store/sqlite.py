@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -61,6 +62,19 @@ def connect(path: Path, *, journal: str, immutable: bool = False) -> sqlite_util
 def forget_cached_pages(database: sqlite_utils.Database) -> None:
     """Drop SQLite's page cache: what is verified next is read from the file, not from an earlier read."""
     database.execute("PRAGMA shrink_memory").fetchall()
+
+
+def sync_folder(folder: Path) -> None:
+    """Names that were made, changed or removed in this folder are so after a power cut too. Raises OSError.
+
+    Of a rollback journal SQLite syncs the making, and at synchronous=FULL not the removal, which is the commit: until
+    something syncs the folder the journal may come back, and take the last transaction back.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager

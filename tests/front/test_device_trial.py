@@ -103,7 +103,7 @@ def test_what_a_share_gets_wrong_the_active_one_answers(
     new_agent: NewAgent, releases: Releases, client_of: Any
 ) -> None:
     bad = misbehaving(releases, "exit")
-    policy = {**TRIAL, "shadow_s": 0.0, "share_percents": [50], "share_step_s": 30.0, "error_percent_max": 0.0}
+    policy = {**TRIAL, "shadow_s": 0.0, "share_percents": [30], "share_step_s": 30.0, "error_percent_max": 0.0}
     agent = new_agent(model=policy).start_and_wait()
     client = client_of(agent)
     assert agent.cli("import", str(bad.bundle)).returncode == 0
