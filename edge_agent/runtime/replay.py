@@ -9,6 +9,7 @@ answered nobody for twice the longest request: a worker answers its runtime betw
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Iterable
 
 import structlog
@@ -19,7 +20,7 @@ from edge_agent.contract.errors import HoldfastError, Unavailable
 from edge_agent.contract.manifest import Manifest
 from edge_agent.contract.tally import Tally, counted, latency_bucket
 from edge_agent.core import events as ev
-from edge_agent.core.judgement import replay_interval_s, stage_of
+from edge_agent.core.judgement import Watch, replay_interval_s, stage_of
 from edge_agent.core.serving import GOLDEN_VECTOR
 from edge_agent.core.state import ModelState
 from edge_agent.runtime.channel import Header, PeerRefused
@@ -87,14 +88,16 @@ class Replay:
         if manifest is None or worker.channel is None:
             return None
         vector = number % manifest.golden.count
+        began_s = asyncio.get_running_loop().time()
         answer = await self._ask(worker, vector)
         if answer is None:
             return None
+        took_s = asyncio.get_running_loop().time() - began_s
         proof = answer.get("proof", {})
         if not proof.get("passed"):
             self._condemn(worker, GOLDEN_VECTOR, "replay_disagrees", str(proof.get("detail", "")))
             return None
-        return float(answer.get("elapsed_us", 0)) / 1e6
+        return float(answer.get("elapsed_us", took_s * 1e6)) / 1e6  # the worker of an older version does not tell
 
     async def _ask(self, worker: Worker, vector: int) -> Header | None:
         """The worker's answer; None when there is none, which only a second silence makes a hang."""
@@ -131,9 +134,9 @@ class Replay:
 
     async def note(self, model: str, digest: str, took_s: float) -> None:
         """Count a replayed vector for the watch, and return once it is counted."""
-        await self._executor.post(
-            ev.Observed(model, digest, Tally(synthetic=1, latencies=counted(latency_bucket(took_s))))
-        )
+        tally = Tally(synthetic=1, latencies=counted(latency_bucket(took_s)))
+        with contextlib.suppress(Unavailable):  # a flood of events: one vector less was seen
+            await self._executor.post(ev.Observed(model, digest, tally))
 
 
 class SlotReplay:
@@ -153,38 +156,34 @@ class SlotReplay:
         while True:  # one pass a change or a deadline; ends by cancellation
             seen = self._replay.changes
             state = self._replay.state(self._model)
-            interval_s = self._watch_interval_s(state)
-            if interval_s is not None and self._now_s() >= self._watched_at_s:
-                began_s = self._now_s()
-                await self._replay_watched(state)
-                took_s = self._now_s() - began_s
-                self._watched_at_s = began_s + max(interval_s, took_s / REPLAY_SHARE)
+            watch, candidate = state.watch, state.candidate
+            interval_s = None
+            if watch is not None and candidate is not None:
+                interval_s = replay_interval_s(stage_of(state.rules, candidate.share_percent), watch)
+            if watch is not None and interval_s is not None and self._now_s() >= self._watched_at_s:
+                self._watched_at_s = await self._replay_watched(state, watch, interval_s)
             if self._now_s() >= self._steady_at_s:
                 await self._replay_all()
             due_s = self._steady_at_s if interval_s is None else min(self._steady_at_s, self._watched_at_s)
             if due_s > self._now_s():
                 await self._replay.wait_change(seen, due_s - self._now_s())
 
-    def _watch_interval_s(self, state: ModelState) -> float | None:
-        """What the watch asks for; while live requests come, one every REPLAY_PAUSE_S has to do: they count too."""
-        watch, candidate = state.watch, state.candidate
-        if watch is None or candidate is None:
-            return None
-        interval_s = replay_interval_s(stage_of(state.rules, candidate.share_percent), watch)
+    async def _replay_watched(self, state: ModelState, watch: Watch, interval_s: float) -> float:
+        """One vector through the candidate's worker, and one through what it is compared with; when the next are due.
+
+        Beside live requests a vector every REPLAY_PAUSE_S has to do: those count too.
+        """
+        assert state.candidate is not None
+        began_s = self._now_s()
         live = watch.candidate.answers + watch.candidate.compared
         busy, self._live_seen = live > self._live_seen, live
-        return max(interval_s, limits.REPLAY_PAUSE_S) if interval_s is not None and busy else interval_s
-
-    async def _replay_watched(self, state: ModelState) -> None:
-        """One vector through the candidate's worker, and one through what it is compared with."""
-        assert state.candidate is not None
         for digest in (state.candidate.digest, state.candidate.previous):
             worker = next((one for one in self._replay.loaded(self._model) if one.digest == digest), None)
-            if worker is None:
-                continue
-            took_s = await self._replay_next(worker)
-            if took_s is not None:
+            took_s = await self._replay_next(worker) if worker else None
+            if worker is not None and took_s is not None:
                 await self._replay.note(self._model, worker.digest, took_s)
+        pause_s = (self._now_s() - began_s) / REPLAY_SHARE
+        return began_s + max(pause_s, interval_s, limits.REPLAY_PAUSE_S if busy else 0.0)
 
     async def _replay_all(self) -> None:
         """One vector through each loaded worker, the spare too: it may have to answer at any moment."""

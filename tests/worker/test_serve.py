@@ -267,3 +267,14 @@ def test_descriptors_without_end_are_not_kept(numpy_stand: Stand) -> None:
         os.close(fd)
     wait_until(lambda: len(os.listdir(f"/proc/{worker.process.pid}/fd")) <= before, "they are given back")
     assert worker.ask("stats")["requests"] == 0
+
+
+def test_one_golden_vector_is_replayed_alone_and_timed(numpy_stand: Stand, good: Path) -> None:
+    worker = numpy_stand.loaded(good)
+    answer = worker.ask("golden", vector=2)
+    assert answer["proof"]["passed"] and answer["proof"]["vectors"] == 1 and answer["elapsed_us"] >= 0
+    assert worker.ask("golden")["proof"]["vectors"] == 3
+    for nonsense in (-1, 3, "0", 1.0):
+        with pytest.raises(PeerRefused) as refused:
+            worker.ask("golden", vector=nonsense)
+        assert refused.value.word == "malformed"
