@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from edge_agent.contract import limits
+from edge_agent.contract.reasons import Reason
 from edge_agent.core.serving import has_rung_below
 from edge_agent.core.state import ModelState, Phase, Status
 from tests.simulation.coordinator import EPOCH
@@ -75,6 +76,8 @@ def _not_as_assigned(device: Device, state: ModelState) -> str | None:
     refused = state.is_quarantined(wish.digest) or any(one.digest == wish.digest for one in state.refused_offers)
     if refused or state.climbs >= limits.CLIMBS_MAX:
         return None
+    if state.active is None and state.fallback_reason is Reason.LADDER_EXHAUSTED:
+        return None  # nothing here can serve (`_not_serving`): it is said so, and tried again now and then
     if device.nature(wish.digest) is not Nature.GOOD:
         return "a bad snapshot is assigned and not turned away" if state.active != wish.digest else None
     return f"{wish.version} is assigned, good, and not confirmed"

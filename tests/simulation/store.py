@@ -103,6 +103,7 @@ class Store:
     def __init__(self, device: Device, chance: Chance) -> None:
         self._device, self._disk, self._chance = device, device.disk, chance
         self.told: list[Tell] = []
+        self._is_over = False
 
     async def commit(self, state: ModelState, event: Event, told: tuple[Tell, ...], now: Moment) -> None:
         """Raises Unavailable (disk_full, read_only); returns late when the disk hangs."""
@@ -116,6 +117,8 @@ class Store:
             await asyncio.sleep(1)  # power goes first
         elif self._chance.one_in(8):
             await asyncio.sleep(self._chance.between(1, 1500))
+        if self._is_over:
+            return  # too late: whether it was written was decided when the power went
         if self._disk.refuses is not None:
             self._disk.under_way = None
             raise Unavailable("refuses", reason=self._disk.refuses)
@@ -126,6 +129,7 @@ class Store:
 
     def power_goes(self) -> None:
         """What was under way and not acknowledged is there, or not."""
+        self._is_over = True
         lost, self._disk.under_way = self._disk.under_way, None
         if lost is not None and self._disk.refuses is None and self._chance.one_in(2):
             self._disk.write(*lost)
