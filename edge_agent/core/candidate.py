@@ -247,9 +247,15 @@ def promoted(state: ModelState, now: Moment) -> ModelState:
 
 
 def stands_in(state: ModelState, now: Moment) -> ModelState:
-    """Nothing else can serve any more: a proven candidate beats none."""
+    """Requests went to the candidate before its trial was over: it was the next rung of the ladder, or nothing else can
+    serve any more and a proven candidate beats none. It is watched from now on.
+    """
     candidate = state.candidate
-    if candidate is None or state.status is not Status.DOWN or not state.in_trial:
+    if candidate is None or not state.in_trial:
+        return state
+    if state.candidate_is_active:
+        return promoted(state, now)
+    if state.status is not Status.DOWN:
         return state
     return promoted(state, now) if state.live_count(candidate.digest) else state
 
