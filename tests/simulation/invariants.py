@@ -157,9 +157,11 @@ def strikes_before_loading(device: Device, old: ModelState, event: ev.Event, new
         return None
     for digest, due in device.ledger.strikes.items():
         known = new.find(digest)
-        counted = known.unclean_starts if known else due
+        if known is None:
+            continue
+        counted = known.unclean_starts
         if new.candidate is not None and new.candidate.digest == digest:
-            counted = max(new.candidate.unclean_starts, known.unclean_starts if known else 0)
+            counted = max(new.candidate.unclean_starts, counted)
         if counted < due and new.is_quarantined(digest) is None:
             return f"{device.world.name_of(digest)} has {counted} strikes of {due}"
     return None
@@ -234,8 +236,9 @@ def trial_is_not_skipped(device: Device, old: ModelState, event: ev.Event, new: 
         return None
     if before.interface != candidate.snapshot.interface:
         return None
-    if old.candidate.digest != candidate.digest or candidate.snapshot.is_settled:
-        return None
+    known = new.find(candidate.digest)
+    if old.candidate.digest != candidate.digest or known is None or known.is_settled:
+        return None  # one that was confirmed before may be the next rung of the ladder
     steps = device.ledger.trial_steps if old.in_trial else _least_steps(new)
     stage = device.ledger.stage
     passed = device.ledger.passed | ({stage.percent} if stage and _is_over(device, new, stage) else set())

@@ -271,6 +271,12 @@ def simulate(seed: int, show: Callable[[str], None] | None = None) -> Verdict:
     loop = VirtualLoop()
     story = Story(show)
     world = World(setting_of(seed), loop, story)
+
+    def fail(_: object, context: dict[str, Any]) -> None:
+        if "handle" in context:  # of a callback; what a task raises is awaited
+            world.broken("no_error", f"{context['message']}: {context.get('exception')!r}")
+
+    loop.set_exception_handler(fail)
     logging = structlog.get_config()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))  # the story is told here
     try:
