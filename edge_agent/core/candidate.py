@@ -246,6 +246,16 @@ def promoted(state: ModelState, now: Moment) -> ModelState:
     )
 
 
+def left_behind(state: ModelState) -> ModelState:
+    """A candidate in probation that the ladder had to leave, for its damaged bytes cannot be loaded, is none any more:
+    once it is whole again it goes its way from the beginning.
+    """
+    candidate = state.candidate
+    if candidate is None or state.phase is not Phase.PROBATION or candidate.digest in (state.active, state.raising):
+        return state
+    return replace(state, candidate=None)
+
+
 def stands_in(state: ModelState, now: Moment) -> ModelState:
     """Requests went to the candidate before its trial was over: it was the next rung of the ladder, or nothing else can
     serve any more and a proven candidate beats none. It is watched from now on.
