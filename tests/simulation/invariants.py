@@ -234,8 +234,8 @@ def trial_is_not_skipped(device: Device, old: ModelState, event: ev.Event, new: 
         return None  # somebody at the device says so: watched, and at once
     if before is None or before.digest == candidate.digest or not new.live_count(before.digest):
         return None
-    if before.interface != candidate.snapshot.interface:
-        return None
+    if before.interface != candidate.snapshot.interface or old.raising == candidate.digest:
+        return None  # not to be compared; or somebody at the device had chosen it already
     known = new.find(candidate.digest)
     if old.candidate.digest != candidate.digest or known is None or known.is_settled:
         return None  # one that was confirmed before may be the next rung of the ladder
