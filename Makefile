@@ -31,7 +31,7 @@ bench: setup ## ratios against the bare engine and bare HTTP, and the figures of
 	@$(PYTHON) -m tests.bench
 
 soak: setup ## the fault campaigns of the tests with bigger numbers
-	@HOLDFAST_SOAK=1 $(PYTHON) -m pytest -q tests/faults tests/images
+	@HOLDFAST_SOAK=1 $(PYTHON) -m pytest -q -n auto --maxprocesses 4 --dist loadfile tests/faults tests/images tests/simulation
 
 clean: ## remove the virtual environments, the broker and caches
 	@rm -rf .venv .venv-paddle .venv-py37 .broker .strace .cache .mypy_cache .ruff_cache .pytest_cache build dist *.egg-info

@@ -6,7 +6,7 @@ import os
 
 from hypothesis import HealthCheck, settings
 
-pytest_plugins = ["tests.report_families", "tests.harness.fixtures"]
+pytest_plugins = ["tests.report_families", "tests.report_simulation", "tests.harness.fixtures"]
 
 # No time limits on a machine that others use too; the same examples in each run of the gate, new ones in each soak.
 settings.register_profile(

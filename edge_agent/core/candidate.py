@@ -34,7 +34,8 @@ def offer_begun(state: ModelState, event: ev.OfferBegun, now: Moment) -> ModelSt
     if record and not event.retry:
         return Refusal(Reason.QUARANTINED, f"{state.model}@{snapshot.version} is quarantined here: {record.reason}")
     known = state.find(snapshot.digest)
-    if known and is_repair(state, snapshot.digest):
+    awaited = state.phase is Phase.ASSIGNED and state.candidate and state.candidate.digest == snapshot.digest
+    if known and is_repair(state, snapshot.digest) and not awaited:
         return state  # its missing chunks are taken without a new candidate
     if state.pinned:
         return Refusal(Reason.PINNED, f"{state.model} is pinned on this device")
@@ -117,7 +118,11 @@ def _received(state: ModelState, candidate: Candidate, now: Moment) -> ModelStat
 def _taken(state: ModelState, snapshot: Known) -> ModelState:
     """It is here now: why it was turned away before says nothing any more."""
     refused = tuple(refused for refused in state.refused_offers if refused.digest != snapshot.digest)
-    return with_known(replace(state, refused_offers=refused), snapshot)
+    before = state.find(
+        snapshot.digest
+    )  # brought again, for damage that nobody had seen: what it has shown still counts
+    here = snapshot if before is None else replace(before, damaged=False)
+    return with_known(replace(state, refused_offers=refused), here)
 
 
 def offer_abandoned(state: ModelState, event: ev.OfferAbandoned, now: Moment) -> ModelState | Refusal:
@@ -241,10 +246,26 @@ def promoted(state: ModelState, now: Moment) -> ModelState:
     )
 
 
-def stands_in(state: ModelState, now: Moment) -> ModelState:
-    """Nothing else can serve any more: a proven candidate beats none."""
+def left_behind(state: ModelState) -> ModelState:
+    """A candidate in probation that the ladder had to leave, for its damaged bytes cannot be loaded, is none any more:
+    once it is whole again it goes its way from the beginning.
+    """
     candidate = state.candidate
-    if candidate is None or state.status is not Status.DOWN or not state.in_trial:
+    if candidate is None or state.phase is not Phase.PROBATION or candidate.digest in (state.active, state.raising):
+        return state
+    return replace(state, candidate=None)
+
+
+def stands_in(state: ModelState, now: Moment) -> ModelState:
+    """Requests went to the candidate before its trial was over: it was the next rung of the ladder, or nothing else can
+    serve any more and a proven candidate beats none. It is watched from now on.
+    """
+    candidate = state.candidate
+    if candidate is None or not state.in_trial:
+        return state
+    if state.candidate_is_active:
+        return promoted(state, now)
+    if state.status is not Status.DOWN:
         return state
     return promoted(state, now) if state.live_count(candidate.digest) else state
 

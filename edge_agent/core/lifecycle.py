@@ -100,10 +100,15 @@ def cell_for(state: ModelState, event: ev.Event) -> Cell:
     """The cell that answers this event in this state. Raises KeyError for an event type that no table knows."""
     if isinstance(event, ev.Booted):
         return recovery.boot
-    about_candidate = isinstance(event, _BY_DIGEST) and state.candidate and state.candidate.digest == event.digest
+    loaded = state.candidate is not None and state.phase not in _EARLY  # before, its workers are those of a rung
+    about_candidate = isinstance(event, _BY_DIGEST) and loaded and _is_candidates(state, event.digest)
     if about_candidate or not isinstance(event, (*SERVING_TABLE[state.status],)):
         return CANDIDATE_TABLE[state.phase][type(event)]
     return SERVING_TABLE[state.status][type(event)]
+
+
+def _is_candidates(state: ModelState, digest: str) -> bool:
+    return state.candidate is not None and state.candidate.digest == digest
 
 
 def decide(state: ModelState, event: ev.Event, now: Moment) -> Step:

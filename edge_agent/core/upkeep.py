@@ -11,7 +11,7 @@ from edge_agent.core.state import ModelState, Moment, Status
 
 def kept_up(state: ModelState, now: Moment) -> ModelState:
     """The state with its loose ends tied: watched, retried and forgotten at the right time."""
-    state = candidate.stands_in(trial.restarted(state), now)
+    state = trial.restarted(candidate.stands_in(candidate.left_behind(state), now))
     if state.candidate is None and (state.watch or state.stage_ends_s is not None):
         state = replace(state, watch=None, stage_ends_s=None)
     state = candidate.watch_unconfirmed(state, now)

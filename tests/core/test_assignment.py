@@ -166,3 +166,40 @@ def test_nothing_serving_yet_does_not_keep_a_wish_from_being_taken() -> None:
     assign(device, ONE)
     device.bring_in(ONE)
     assert device.state.active == ONE.digest
+
+
+def device_that_raises_what_is_awaited() -> Device:
+    """Records were lost, so that what is here is brought up; the same is assigned, and cannot be taken now."""
+    device = Device(ONE)
+    device.feed(ev.ConditionsSeen("m", Reason.LOW_BATTERY))
+    assign(device, ONE)
+    assert (device.state.raising, device.state.phase) == (ONE.digest, Phase.ASSIGNED)
+    return device
+
+
+def test_a_rung_that_is_awaited_too_serves_once_it_is_up() -> None:
+    device = device_that_raises_what_is_awaited()
+    device.up(ONE)
+    assert (device.state.status, device.state.active) == (Status.UP, ONE.digest)
+    device.feed(ev.ConditionsSeen("m", None))
+    assert device.state.phase is Phase.PROBATION
+
+
+def test_a_rung_that_is_awaited_too_and_does_not_come_up_is_left() -> None:
+    device = device_that_raises_what_is_awaited()
+    step = device.feed(ev.BringUpFailed("m", ONE.digest, Reason.LOAD_TIMEOUT, ""))
+    assert step.refusal is None and device.state.status is Status.DOWN
+
+
+def test_what_is_awaited_because_it_is_damaged_is_taken_as_a_candidate() -> None:
+    """It was never confirmed and nothing serves: bytes alone would leave it waiting for ever."""
+    device = Device(ONE)
+    device.up(ONE)
+    assign(device, TWO)
+    device.feed(ev.DamageFound("m", ONE.digest, 1))
+    device.die(ONE)
+    assign(device, ONE, generation=2)
+    assert (device.state.status, device.state.phase) == (Status.DOWN, Phase.ASSIGNED)
+    device.bring_in(ONE)
+    known = device.state.find(ONE.digest)
+    assert device.state.active == ONE.digest and known is not None and known.is_settled and not known.damaged

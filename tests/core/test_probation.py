@@ -129,3 +129,26 @@ def test_a_clock_that_was_set_back_does_not_turn_the_order_of_confirmations_roun
     device.bring_in(TWO)
     device.bring_in(THREE)
     assert [device.state.active, last_good(device.state)] == [THREE.digest, device.state.find(TWO.digest)]
+
+
+def test_a_confirmed_snapshot_that_is_brought_again_stays_confirmed() -> None:
+    """Chunks turned out to be missing when it was offered: what it has shown before still counts."""
+    device = device_on_factory()
+    device.bring_in(ONE)
+    device.bring_in(TWO)
+    before = device.state.find(ONE.digest)
+    device.feed(ev.OfferBegun("m", ONE, complete=False, retry=False))
+    device.feed(ev.OfferCompleted("m", ONE.digest))
+    assert device.state.find(ONE.digest) == before and last_good(device.state) == before
+
+
+def test_a_damaged_candidate_that_had_to_be_left_is_no_candidate_and_may_be_brought_again() -> None:
+    """Its last worker is gone in probation and its bytes are damaged: another one serves, nobody waits for ever."""
+    device = device_on_factory()
+    device.bring_in(ONE, confirm=False)
+    device.feed(ev.DamageFound("m", ONE.digest, 1))
+    while device.state.live_count(ONE.digest):  # two at most
+        device.die(ONE)
+    assert device.state.active == FACTORY.digest and device.state.candidate is None
+    device.bring_in(ONE)
+    assert device.state.active == ONE.digest and device.state.fallback_reason is None

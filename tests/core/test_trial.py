@@ -175,6 +175,24 @@ def test_what_it_is_compared_with_fails_and_the_next_rung_takes_its_place_in_the
     assert device.state.watch is not None and device.state.watch.answers == 0, "compared anew"
 
 
+def test_a_candidate_that_is_the_next_rung_serves_and_is_watched_once_what_it_is_compared_with_fails() -> None:
+    """It is the factory snapshot, brought again while another one served; its share of requests is the past then."""
+    device = device_with_one_confirmed()
+    offer(device, FACTORY)
+    device.feed(ev.TrialRouted("m", FACTORY.digest, 0))
+    for request in "abc":
+        device.die(ONE)
+        device.feed(ev.WorkerCrashed("m", ONE.digest, request))
+        if device.state.active == ONE.digest:
+            device.up(ONE)
+    assert (device.state.active, device.state.fallback_reason) == (FACTORY.digest, Reason.CRASH_LOOP)
+    assert device.state.phase is Phase.PROBATION and not device.state.in_trial
+    device.feed(ev.Routed("m", FACTORY.digest))
+    device.now_s += 100.0
+    observe(device, GOOD, FACTORY)
+    assert device.state.candidate is None and device.state.wanted == FACTORY.digest
+
+
 def test_a_proven_candidate_beats_nothing_at_all() -> None:
     device = Device(replace(ONE, confirmed_unix_ms=5), settings=Settings(POLICY))
     device.up(ONE)
