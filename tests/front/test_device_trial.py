@@ -48,7 +48,7 @@ def client_of(releases: Releases) -> Iterator[Any]:
 def misbehaving(releases: Releases, kind: str) -> Release:
     """A release whose golden vectors agree, and which does this on one of the requests."""
     fault = {"op": "fault", "when": "poison", "kind": kind, "amount": MARKED}
-    return releases.publish(f"3.0.0-{kind}", first_layers=(fault,))
+    return releases.publish(f"3.0.0-live-{kind}", first_layers=(fault,))
 
 
 def shares(client: RecordingClient, steps: list[float], version: str) -> list[float]:
