@@ -118,9 +118,7 @@ def _received(state: ModelState, candidate: Candidate, now: Moment) -> ModelStat
 def _taken(state: ModelState, snapshot: Known) -> ModelState:
     """It is here now: why it was turned away before says nothing any more."""
     refused = tuple(refused for refused in state.refused_offers if refused.digest != snapshot.digest)
-    before = state.find(
-        snapshot.digest
-    )  # brought again, for damage that nobody had seen: what it has shown still counts
+    before = state.find(snapshot.digest)  # brought again for damage, say: what it has shown still counts
     here = snapshot if before is None else replace(before, damaged=False)
     return with_known(replace(state, refused_offers=refused), here)
 

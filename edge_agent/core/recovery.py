@@ -14,7 +14,7 @@ from edge_agent.core import events as ev
 from edge_agent.core.candidate import begin_probation
 from edge_agent.core.ladder import next_rung
 from edge_agent.core.serving import quarantine, serve
-from edge_agent.core.state import Candidate, Known, ModelState, Moment, Phase, Status
+from edge_agent.core.state import Candidate, Known, ModelState, Moment, Phase, Status, persistent_part
 
 # Saved phase -> the phase in which the candidate goes on (NONE: it is dropped and has to be offered again).
 RESUME_PHASE: dict[Phase, Phase] = {
@@ -43,7 +43,7 @@ def boot(state: ModelState, event: ev.Booted, now: Moment) -> ModelState:
     known = tuple(_remembered(state, found, unclean=unclean) for found in event.known)
     digests = {found.digest for found in known}
     fresh = replace(
-        state,
+        persistent_part(state),
         settings=event.settings,
         status=Status.EMPTY,
         active=None,
@@ -53,14 +53,6 @@ def boot(state: ModelState, event: ev.Booted, now: Moment) -> ModelState:
         wanted=state.wanted if state.wanted in digests else None,
         clean_stop=False,
         live=tuple(worker for worker in event.live if worker.digest in digests),
-        refused_rungs=(),
-        crashes=(),
-        not_now=None,
-        watch=None,
-        stage_ends_s=None,
-        retry_at_s=None,
-        retries=0,
-        steady_at_s=None,
     )
     return _choose(_struck_out(fresh, now), state.active, now)
 
