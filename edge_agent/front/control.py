@@ -37,16 +37,16 @@ class ControlServer:
         self._orphan_timeout_s = orphan_timeout_s
         self._orphan_since_s: float | None = time.monotonic()
         self._generation = -1
+        self._server: asyncio.Server | None = None
         self._controller: asyncio.StreamWriter | None = None
         self._peers: dict[asyncio.StreamWriter, asyncio.Task[None]] = {}
         self._following: set[asyncio.Task[None]] = set()
         self._in_order = asyncio.Lock()
 
-    async def start(self, path: Path) -> asyncio.Server:
+    async def start(self, path: Path) -> None:
         """Listen for the runtime."""
-        server = await asyncio.start_unix_server(self._serve, path)
+        self._server = await asyncio.start_unix_server(self._serve, path)  # kept: uvloop closes one that nobody holds
         path.chmod(0o600)
-        return server
 
     def stop(self) -> None:
         """End the front gracefully."""
@@ -54,7 +54,9 @@ class ControlServer:
         self.routed.set()
 
     async def end(self, timeout_s: float) -> None:
-        """End the connections that there are, so that nothing is cancelled in the middle."""
+        """Stop listening, and end the connections that there are, so that nothing is cancelled in the middle."""
+        if self._server is not None:
+            self._server.close()
         for writer in self._peers:
             writer.close()
         if self._peers:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 
 from edge_agent.front.control import ControlServer
 from edge_agent.front.dispatch import Bounds, Dispatcher
@@ -176,14 +178,30 @@ async def front_controlled_by(dispatcher: Dispatcher, path: Path) -> AsyncIterat
     with socket.socket() as listener:
         control = ControlServer(listener, FrontMetrics(), 60.0)
         control.dispatcher = dispatcher
-        server = await control.start(path)
+        await control.start(path)
         runtime = await connect(path, lambda _h: None, lambda: None, timeout_s=20)
         try:
             await runtime.request("hello", timeout_s=20, role="control", generation=1)
             yield runtime
         finally:
             runtime.close()
-            server.close()
+            await control.end(20)
+
+
+def test_the_control_socket_outlives_a_garbage_collection(short_folder: Path) -> None:
+    """Else a front that serves on could not be taken back by the next runtime, which would open another port."""
+
+    async def scene() -> None:
+        with socket.socket() as listener:
+            control = ControlServer(listener, FrontMetrics(), 60.0)
+            await control.start(short_folder / "front.sock")
+            gc.collect()
+            runtime = await connect(short_folder / "front.sock", lambda _h: None, lambda: None, timeout_s=20)
+            runtime.close()
+            await control.end(20)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(scene())
 
 
 @pytest.mark.parametrize(
