@@ -17,11 +17,13 @@ Judged = ModelState | Fault
 
 
 def is_possible(state: ModelState) -> bool:
-    """Whether there is something to compare with: an active snapshot of the same interface that answers now."""
-    active, candidate = state.find(state.active), state.candidate
-    if active is None or candidate is None or state.candidate_is_active or not state.live_count(active.digest):
+    """Whether there is something to compare with: a snapshot of the same interface that serves, or is being brought up
+    after a boot or a fallback. Should it not come up, the candidate stands in (`candidate.stands_in`).
+    """
+    other, candidate = state.find(state.active or state.raising), state.candidate
+    if other is None or candidate is None or other.digest == candidate.digest:
         return False
-    return bool(state.rules.steps) and active.interface == candidate.snapshot.interface
+    return bool(state.rules.steps) and other.interface == candidate.snapshot.interface
 
 
 def begin(state: ModelState, candidate: Candidate, now: Moment) -> ModelState:
@@ -30,7 +32,8 @@ def begin(state: ModelState, candidate: Candidate, now: Moment) -> ModelState:
     proven = replace(
         candidate, phase=Phase.PROVEN, since_unix_ms=now.unix_ms, previous=state.active, share_percent=first
     )
-    return replace(state, status=Status.UP, raising=None, candidate=proven)
+    state = replace(state, candidate=proven)
+    return state if state.active is None else replace(state, status=Status.UP, raising=None)
 
 
 def trial_routed(state: ModelState, event: ev.TrialRouted, now: Moment) -> ModelState:

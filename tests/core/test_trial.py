@@ -279,3 +279,21 @@ def test_the_publishers_minimum_holds_against_a_laxer_policy() -> None:
     saved = persistent_part(device.state)
     kept = decide(saved, ev.Booted("m", device.settings, device.state.known, workers), device.now()).state
     assert kept.rules.shadow_s == 60.0, "also after a restart"
+
+
+def test_a_candidate_that_is_proven_while_another_rung_comes_up_waits_for_its_trial() -> None:
+    device = Device(replace(ONE, confirmed_unix_ms=5), settings=Settings(POLICY))
+    assert device.state.raising == ONE.digest, "just booted"
+    offer(device)
+    assert device.state.in_trial and device.state.active is None
+    device.up(ONE)
+    assert (device.state.active, device.state.phase) == (ONE.digest, Phase.PROVEN)
+    device.feed(ev.TrialRouted("m", TWO.digest, 0))
+    assert device.state.phase is Phase.TRIAL
+
+
+def test_a_rung_that_does_not_come_up_leaves_the_place_to_a_proven_candidate() -> None:
+    device = Device(replace(ONE, confirmed_unix_ms=5), settings=Settings(POLICY))
+    offer(device)
+    device.feed(ev.BringUpFailed("m", ONE.digest, Reason.LOAD_MEMORY, "x"))
+    assert (device.state.active, device.state.phase) == (TWO.digest, Phase.PROBATION)
