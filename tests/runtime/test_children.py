@@ -110,7 +110,8 @@ def test_a_start_that_is_stopped_at_any_moment_leaves_no_process_behind(new_agen
         agent.forked = False
         agent.start()
         wait_until(lambda one=agent: children_of(one.state_dir), "the fork server is launched")
-        time.sleep(number * 0.06)  # the moments are spread; none of them is a state that could be waited for
+        at_s = time.monotonic() + number * 0.06
+        wait_until(lambda at_s=at_s: time.monotonic() >= at_s, "the moments of the stops are spread over a start")
         os.kill(agent.pid, signal.SIGTERM)
         agent.wait_end()
         wait_until(lambda one=agent: not children_of(one.state_dir), f"no process is left, stopped at {number}", 5.0)
