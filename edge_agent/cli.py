@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -69,6 +70,7 @@ def run(config_path: Path) -> None:
     from edge_agent.runtime.claim import claim
 
     config = load_config(config_path)
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # until the runtime has its own
     claimed = claim(config)  # before the rest is imported: the engine's import is what a start waits for
     try:
         from edge_agent.logs import set_up_logs

@@ -260,5 +260,7 @@ def _log(state_dir: Path, log_file: Path | None) -> str:
     if path is None or not path.is_file():
         raise OSError("no log file was found: name it with --log, or add the service manager's journal by hand")
     with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - LOG_BYTES_MAX))
-        return file.read(LOG_BYTES_MAX).decode(errors="replace")
+        skipped = max(0, path.stat().st_size - LOG_BYTES_MAX)
+        file.seek(skipped)
+        text = file.read(LOG_BYTES_MAX).decode(errors="replace")
+    return text.partition("\n")[2] if skipped else text  # half a line could hold half a secret, which is not found

@@ -4,6 +4,7 @@ what must not be in it.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Mapping
@@ -15,11 +16,13 @@ REMOVED = "[removed]"
 SECRET_CHARS_MIN = 4  # shorter ones would take half the text with them, and are no secrets
 SECRET_FILE_BYTES_MAX = 64 * 1024
 _SECRET_NAMES = r"(?:pass(?:word|wd|phrase)?|token|secret|api_?key|private_?key|credential|authorization|bearer)"
+# Nothing without a bound before what has to follow: a log of long words must not take hours.
 _NAMED = re.compile(
-    rf"(?i)([\w.-]*{_SECRET_NAMES}[\w.-]*[\"']?\s*[:=]\s*)(?:\"[^\"]*\"|'[^']*'|(?:bearer\s+)?[^\s,;}}]+)"
+    rf"(?i)({_SECRET_NAMES}[\w.-]{{0,64}}\\{{0,8}}[\"']?\s{{0,64}}[:=]\s{{0,64}})"
+    r"(?:\"(?:[^\"\\]|\\.)*\"|'[^']*'|(?:bearer\s+)?[^\s,;}]+)"
 )
 _BEARER = re.compile(r"(?i)\b(bearer|basic)\s+[\w.~+/=-]{4,}")
-_IN_ADDRESS = re.compile(r"(?<=://)[^/\s@\"']+@")
+_IN_ADDRESS = re.compile(r"(?<=://)[^/\s\"']+@")
 _PEM = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL)
 _PLAIN_NAME = re.compile(rf"(?i){_SECRET_NAMES}")
 
@@ -46,7 +49,8 @@ def secrets_of(config: Config, environment: Mapping[str, str] | None = None) -> 
 def without_secrets(text: str, secrets: tuple[str, ...]) -> str:
     """The text without these values, without private keys, and without what stands beside a word like password."""
     for secret in secrets:
-        text = text.replace(secret, REMOVED)
+        for form in (secret, json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1]):
+            text = text.replace(form, REMOVED)
     text = _PEM.sub(REMOVED, text)
     text = _BEARER.sub(rf"\1 {REMOVED}", text)
     text = _IN_ADDRESS.sub(f"{REMOVED}@", text)

@@ -186,7 +186,8 @@ class Dispatcher:
         now_s = time.monotonic()
         future: asyncio.Future[tuple[bytes, int | None, ModelRoute]] = asyncio.get_running_loop().create_future()
         waiting = Waiting(request, future, route, now_s + self._bounds.deadline_s)
-        trial = self._trials.get(model) if any_version else None
+        # no share before its answers can be looked at: whoever is asked then must not get NaN
+        trial = self._trials.get(model) if any_version and self._observer is not None else None
         self._unanswered += 1
         self._idle.clear()
         try:
@@ -333,7 +334,7 @@ class Dispatcher:
             return
         except RequestError as error:
             unsayable = error
-        finite = self._observed(model, link, answer)
+        finite = self._observed(model, link, job, answer)
         if job.once and not finite:
             self._ask_active(model, job)
         elif unsayable is not None:
@@ -343,11 +344,11 @@ class Dispatcher:
             if self._trials:
                 self._offer_copy(model, link, job, answer)
 
-    def _observed(self, model: str, link: WorkerLink, answer: Answer) -> bool:
+    def _observed(self, model: str, link: WorkerLink, job: sched.Job, answer: Answer) -> bool:
         """Count an answer to a live request; whether all its numbers are finite, as far as anybody looks."""
         if self._observer is None or answer.code != wire.OK:
             return True
-        return self._observer.answered(link.digest, answer.outputs, self._took_s(model, link))
+        return self._observer.answered(link.digest, answer.outputs, self._took_s(model, link), look=job.once)
 
     def _took_s(self, model: str, link: WorkerLink) -> float:
         """The worker's own time for the answer that it has just given."""

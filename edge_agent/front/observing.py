@@ -62,13 +62,13 @@ class Observer:
         """Watch exactly these snapshots, digest -> model. Sums of the others are forgotten."""
         self._counts = {digest: self._counts.get(digest) or Counts(model) for digest, model in models.items()}
 
-    def answered(self, digest: str, outputs: Outputs, took_s: float) -> bool:
+    def answered(self, digest: str, outputs: Outputs, took_s: float, *, look: bool = False) -> bool:
         """A live request was answered after `took_s` of the worker's time; whether all numbers are finite (True where
-        nothing is watched).
+        nothing is watched). look: also of a candidate that was sent back meanwhile, and is not watched any more.
         """
         counts = self._counts.get(digest)
         if counts is None:
-            return True
+            return are_finite(outputs) if look else True
         counts.answers += 1
         return counts.note(outputs, took_s)
 

@@ -203,6 +203,10 @@ class FrontLink:
             process = start(command, pass_fds=[self._listener.fileno()], folder=self._run_dir, on_exit=lambda: None)
             channel = await connect_when_up(path, process, self._on_event, self.forget, timeout_s=limits.FRONT_START_S)
             await channel.request("hello", timeout_s=limits.FRONT_START_S, role="control", generation=self._generation)
+        except asyncio.CancelledError:
+            if process:
+                process.kill()  # nobody knows of it yet, and it would keep the port
+            raise
         except (HoldfastError, OSError) as error:
             if process:
                 process.kill()

@@ -70,10 +70,11 @@ class AgentStore:
             log.error("states_not_readable", detail=error.message)
             return {}
         decoded = {model: decode_state(raw) for model, raw in documents.items()}
-        for model, state in decoded.items():
-            if state is None:
+        believed = {model: state for model, state in decoded.items() if state is not None and state.model == model}
+        for model in decoded:
+            if model not in believed:
                 log.error("state_not_believed", model=model, next_step="It is rebuilt from what verifies")
-        return {model: state for model, state in decoded.items() if state is not None}
+        return believed
 
     async def commit(self, state: ModelState, event: Event, told: tuple[Tell, ...], now: Moment) -> None:
         """One transaction. Raises Unavailable (disk_full, read_only) or Corrupt."""

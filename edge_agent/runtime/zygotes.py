@@ -131,10 +131,23 @@ class Zygotes:
         ]
 
     async def _start(self, engine: str) -> Zygote:
-        process = self._launch(engine)
+        """The one that was launched with the agent, if it is still there: nobody may have needed it for so long that it
+        ended as an orphan. Else another one.
+        """
+        launched = self._launched_with_agent(engine)
+        if launched is not None:
+            with contextlib.suppress(Unavailable):
+                return await self._introduced(engine, launched)
+            log.info("zygote_launched_again", engine=engine)
+        return await self._introduced(engine, self._launch(engine))
+
+    async def _introduced(self, engine: str, process: ProcessHandle) -> Zygote:
         try:
             channel = await self._connect(fork_server_socket(self._run_dir, engine), process)
             hello, _ = await channel.request("hello", timeout_s=HELLO_S, role="control", generation=self._generation)
+        except asyncio.CancelledError:
+            process.kill()  # nobody knows of it yet
+            raise
         except HoldfastError as error:
             process.kill()
             raise Unavailable(
@@ -152,12 +165,14 @@ class Zygotes:
         self._zygotes[engine] = zygote
         return zygote
 
-    def _launch(self, engine: str) -> ProcessHandle:
-        """The process that was launched with the agent, if it still lives; else another one."""
+    def _launched_with_agent(self, engine: str) -> ProcessHandle | None:
         launched = self._launched.pop(engine, None)
         if launched is not None:
             with contextlib.suppress(ProcessLookupError):
                 return ProcessHandle(launched, lambda: None)
+        return None
+
+    def _launch(self, engine: str) -> ProcessHandle:
         settings = self._config.engines.get(engine)
         if settings is None:
             raise Unavailable(f"no [engines.{engine}] in agent.toml", reason=Reason.ENGINE_MISSING)

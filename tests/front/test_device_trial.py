@@ -127,3 +127,19 @@ def test_a_candidate_that_decides_otherwise_is_sent_back(
     client.stop()
     assert [record["reason"] for record in model["quarantined"]] == ["disagreement"]
     assert (client.failed, set(client.versions())) == (0, {"0.9.0"})
+
+
+def test_not_even_the_first_requests_of_a_share_are_answered_with_nan(new_agent: NewAgent, releases: Releases) -> None:
+    bad = releases.publish("3.0.0-first-nan", first_layers=({"op": "fault", "when": "poison", "kind": "nan",
+                                                             "amount": MARKED},))  # fmt: skip
+    policy = {**TRIAL, "shadow_s": 0.0, "share_percents": [50], "share_step_s": 30.0}
+    agent = new_agent(model=policy).start_and_wait()
+    references = {digest: answers[:1] for digest, answers in releases.references().items()}
+    clients = [RecordingClient(agent.port(), "tiny", "x", INPUTS[:1], references) for _ in range(2)]
+    for client in clients:
+        client.__enter__()
+    assert agent.cli("import", str(bad.bundle)).returncode in (0, 1), "it may be quarantined by then"
+    agent.wait_model("tiny", lambda m: m["quarantined"], "the candidate is sent back", 60.0)
+    for client in clients:
+        client.stop()
+        assert (client.failed, client.mismatches) == (0, 0), client.failures

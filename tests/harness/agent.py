@@ -199,6 +199,11 @@ class Agent:
                 lambda gone=worker["id"]: gone not in {w["id"] for w in self.workers(digest)}, "the worker is gone"
             )
 
+    def wait_end(self) -> None:
+        """Return once the runtime has ended."""
+        assert self._process is not None
+        self._process.wait(30)
+
     def kill_runtime(self) -> None:
         """kill -9 of the runtime alone: its children go on."""
         assert self._process is not None

@@ -10,8 +10,10 @@ import os
 import resource
 import shutil
 import signal
+import time
+from pathlib import Path
 
-from tests.harness.agent import Agent, wait_until
+from tests.harness.agent import Agent, children_of, wait_until
 from tests.harness.fixtures import NewAgent
 from tests.harness.releases import Releases
 
@@ -88,3 +90,28 @@ def test_a_clean_stop_logs_no_error(new_agent: NewAgent, releases: Releases) -> 
     assert "info" in levels
     assert not levels & {"error", "critical"}, agent.log_tail(40)
     assert "Traceback" not in log, log[log.index("Traceback") - 1500 :]
+
+
+def test_a_fork_server_that_nobody_needed_for_long_is_launched_again(new_agent: NewAgent, releases: Releases) -> None:
+    agent = new_agent(factory=None, limits={"orphan_s": 1.0}).start()
+    agent.status()
+
+    def fork_servers() -> list[int]:
+        return [pid for pid in children_of(agent.state_dir) if b"zygote" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+    wait_until(lambda: not fork_servers(), "the fork server ends as an orphan")
+    done = agent.cli("import", str(releases.all["1.0.0"].bundle), "--until", "serving")
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_start_that_is_stopped_at_any_moment_leaves_no_process_behind(new_agent: NewAgent) -> None:
+    for number in range(12):
+        agent = new_agent(f"s{number}")
+        agent.forked = False
+        agent.start()
+        wait_until(lambda one=agent: children_of(one.state_dir), "the fork server is launched")
+        at_s = time.monotonic() + number * 0.06
+        wait_until(lambda at_s=at_s: time.monotonic() >= at_s, "the moments of the stops are spread over a start")
+        os.kill(agent.pid, signal.SIGTERM)
+        agent.wait_end()
+        wait_until(lambda one=agent: not children_of(one.state_dir), f"no process is left, stopped at {number}", 5.0)

@@ -87,13 +87,15 @@ def test_a_state_of_a_later_agent_is_read(tmp_path: Path) -> None:
     assert decode_state(json.dumps(document).encode()) == persistent_part(STATE)
 
 
-@pytest.mark.parametrize("name", ["invariant", "type", "bytes"])
+@pytest.mark.parametrize("name", ["invariant", "type", "bytes", "name"])
 def test_a_state_that_cannot_be_believed_is_left_to_what_verifies(tmp_path: Path, name: str) -> None:
     document = json.loads(encode_state(STATE))
     if name == "invariant":
         document["active"] = "7" * 64
     elif name == "type":
         document["generation"] = "three"
+    elif name == "name":
+        document["model"] = "another"
     raw = b"\xff\xfe{" if name == "bytes" else json.dumps(document).encode()
     path = tmp_path / "agent.db"
     agent = AgentDb(path)
